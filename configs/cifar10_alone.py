@@ -3,9 +3,9 @@
     python -m lzn_jax.main --config=configs/cifar10_alone.py --config.data.path=DIR
 
 DIR is as for cifar10_gen.py. On one GPU add --config.training.microbatch_size=400.
-Expected: unknown, as this config was not run by us. Published one-pass generators trained by drift
-in the features of a large pretrained network have an FID of 1.6 on ImageNet at 256 pixels
-(arXiv:2602.04770). Here features are the run's own anchors, beside pixels and patches.
+Expected: unknown, as this config was not run by us. Published one-pass generators, trained by drift
+in features of a large pretrained network, reach an FID of 1.6 on ImageNet at 256 pixels
+(arXiv:2602.04770). This config compares pixels, patches and the run's own anchors.
 Cost: 6.1e13 operations per update, 7.4e13 with micro-batches. Estimate at 12 to 25 % of an H100's
 989e12 bfloat16 operations per second: 7 to 3 hours, a fifth more with micro-batches.
 Memory: 5.77 of 16.9 GB per chip when compiled for 16 TPU chips, 19.9 of 84.9 GB for one H100
@@ -18,7 +18,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """cifar10_gen with a one-pass decoder; a fifth of each batch is decoded."""
+    """cifar10_gen with a one-pass decoder, which decodes a fifth of each batch."""
     config = configuration.sibling(__file__, "cifar10_gen")
     config.study = "alone"
 

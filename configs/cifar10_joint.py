@@ -22,7 +22,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """cifar10_gen with latents aligned with labels; the decoder has 61,911,939 parameters."""
+    """cifar10_gen with latents aligned with labels, and 61,911,939 decoder parameters."""
     config = configuration.sibling(__file__, "cifar10_gen")
     config.study = "joint"
 

@@ -3,8 +3,8 @@
     python -m lzn_jax.main --config=configs/cifar10_meanflow.py --config.data.path=DIR
 
 DIR and devices are as for cifar10_gen.py. --config.latent.enabled=False is MeanFlow alone.
-Expected: unknown, as this config was not run by us. MeanFlow (arXiv:2505.13447) without latents has
-a published FID of 2.9 on these images.
+Expected: unknown, as this config was not run by us. The published FID of MeanFlow
+(arXiv:2505.13447) without latents is 2.9 on these images.
 Memory: 5.36 of 16.9 GB per chip when compiled for 16 TPU chips, 16.3 of 84.9 GB for one H100
 (docs/compiled.md).
 Cost: 2.2e14 operations per update, 2.7e14 with micro-batches. Estimate at 12 to 25 % of an H100's

@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.set_loss = "drift"
     config.decoder.set_weight = 0.5
 
-    # The anchors of a batch, nearly all training images, cut the zones; a fifth is decoded.
+    # A batch of nearly all training images cuts the zones. A fifth of it is decoded.
     config.training.batch_size = 1280
     config.training.queries = 256
     config.training.devices = "dividing"

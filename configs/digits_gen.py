@@ -4,9 +4,9 @@ Unconditional generation from latents, on a laptop's CPU.
 
     python -m lzn_jax.main --config=configs/digits_gen.py
 
-Expected: fd_features 0.53 (rectified flow alone: 0.83), reconstruction error 57 % of that of the
-flow alone (seed 0; three seeds with DPM-Solver++ in docs/results.md). Cost: 9.4e9 operations per
-update, about 30 minutes on one CPU core.
+Expected: fd_features 0.53 (rectified flow alone: 0.83), reconstruction error 57 % of the flow's
+alone (seed 0; three seeds with DPM-Solver++ in docs/results.md). Cost: 9.4e9 operations per update,
+about 30 minutes on one CPU core.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.study = "generation"
     config.data.name = "digits"  # 1437 training and 360 test images; labels are for evaluation
 
-    # 20 Euler steps end too close to the centre; the paper's DPM-Solver++ needs 20 steps to match.
+    # 20 Euler steps end too close to the centre. The paper's DPM-Solver++ matches in 20 steps.
     config.latent.dim = 32
     config.latent.solver = "adams"
     config.latent.num_steps = 10

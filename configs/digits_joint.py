@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.num_steps = 10
     config.latent.context_size = 1437  # all training images; the paper: 0, the batch itself
 
-    # Alignment of image latents with label zones; its form is "log", in the paper "prob".
-    # Latents near the centre of the zone; at 1, as in the paper, its border dominates the loss.
+    # Alignment of image latents with label zones, in the form "log" where the paper uses "prob".
+    # Latents are near the zone's centre. At the paper's 1, the zone's border dominates the loss.
     config.alignment.noise_scale = 0.45
     config.alignment.solver = "adams"
     config.alignment.num_steps = 10

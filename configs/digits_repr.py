@@ -24,15 +24,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.min_area = 0.4
     config.augmentation.brightness = 0.4
     config.augmentation.contrast = 0.4
-    config.augmentation.saturation = 0.0  # grey images have no saturation
+    config.augmentation.saturation = 0.0  # grey images lack saturation
     config.augmentation.hue = 0.0
     config.augmentation.grey_probability = 0.0
     config.augmentation.blur_probability = 0.5
     config.augmentation.blur_kernel = 3
     config.augmentation.blur_max_sigma = 1.0
 
-    # Less noise and fewer alignment steps than the paper's 0.45 and 20: with softer assignments the
-    # encoder learns faster.
+    # The paper uses noise 0.45 and 20 alignment steps. With less noise and fewer steps, assignments
+    # are softer and the encoder learns faster.
     config.latent.dim = 64
     config.latent.noise_scale = 0.2
     config.latent.solver = "adams"

@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.context_size = 6144
 
     # A convolutional decoder on 2x2 patches as four channels, with feature maps 7 and 14 wide.
-    # Dense layers give noisy pixels and features unlike those of real images (docs/appendix.md).
+    # With dense layers, pixels are noisy and features differ from real images (docs/appendix.md).
     del config.decoder.num_blocks
     config.decoder.name = "direct"
     config.decoder.patch_size = 2

@@ -3,9 +3,9 @@
     python -m lzn_jax.main --config=configs/fashion_gen.py
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
-Expected: fd_features 21.6 (rectified flow alone: 26.8), reconstruction error 47 % of that of the
-flow alone (seed 0; three seeds with Euler in docs/results.md). Cost: 37 minutes of training on one
-CPU core, and 5 for evaluation.
+Expected: fd_features 21.6 (rectified flow alone: 26.8), reconstruction error 47 % of the flow's
+alone (seed 0; three seeds with Euler in docs/results.md). Cost: 37 minutes of training on one CPU
+core, and 5 for evaluation.
 """
 
 import ml_collections
@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data.name = "fashion"  # 60,000 training and 10,000 test images
 
-    # Anchors are farther apart than those of digits: with 40 steps of the paper's DPM-Solver++
-    # latents do not follow the prior that samples are drawn from (docs/results.md).
+    # Anchors are farther apart than for digits. With 40 steps of the paper's DPM-Solver++, latents
+    # do not follow the prior that samples are drawn from (docs/results.md).
     config.latent.num_steps = 20
     config.latent.context_size = 2000
 

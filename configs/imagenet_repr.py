@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.centre_crop = 0.875  # for evaluation on whole images: 224 pixels of 256
     config.data.num_classes = 1000
 
-    # Latents of the first views are aligned with the zones of the second; views as in paper D.1.
+    # Latents of the first views are aligned with the zones of the second views (paper D.1).
     config.latent.dim = 256
     config.latent.noise_scale = 0.45
     config.latent.context_size = 8192  # for latents in evaluation; the paper: 0, the batch itself

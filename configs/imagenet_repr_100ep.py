@@ -3,9 +3,10 @@
     python -m lzn_jax.main --config=configs/imagenet_repr_100ep.py --config.data.path=DIR
 
 DIR contains train/<class>/*.JPEG and val/<class>/*.JPEG, as for imagenet_repr.py.
-Expected: the paper has no number for such a short run. Comparable are linear probes of other
-methods after 100 epochs, for example SimCLR's 63.2 % top-1 in lightly's benchmark (batch 256), and
---config.objective=simclr with the same network and batch. This config was not run by us.
+Expected: unknown, since the paper reports no number for such a short run. Compare with linear
+probes of other methods after 100 epochs, for example SimCLR's 63.2 % top-1 in lightly's benchmark
+(batch 256), and with --config.objective=simclr for the same network and batch. This config was not
+run by us.
 Cost and memory per update, chips, compilation: as for imagenet_repr.py;
 --config.training.microbatch_size=None takes 4.1e14 operations if memory allows it. Estimate at 12
 to 25 % of an H100's 989e12 bfloat16 operations per second: 20 to 10 hours with micro-batches, 15 to

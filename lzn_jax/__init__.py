@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, extensions: Sequence[str] = ()) -> "TrainedModel":
-    """Loads a trained run or a shared model: `lzn_jax.loading.load`."""
+    """Loads a trained run or a shared model by `lzn_jax.loading.load`."""
     from lzn_jax import loading  # here, so that `import lzn_jax` is quick
 
     return loading.load(path, extensions)
@@ -35,19 +35,20 @@ def fit(
     steps: int | None = None,
     **changes: object,
 ) -> "TrainedModel":
-    """Trains and evaluates a config, or continues the run in the folder; returns the trained model.
+    """Trains and evaluates a config, or continues its run. Returns the trained model.
 
-    Ctrl-C saves, and then raises KeyboardInterrupt, a second one at once; the same call continues.
+    Ctrl-C saves before it raises KeyboardInterrupt. A second Ctrl-C raises it at once. The same
+    call continues the run.
 
     Args:
       config: name of a config, path of a config file, or a config.
-      train: training data in place of the config's: `data.Examples`, images (n, h, w, c) of
-        uint8, or a tuple of images and labels (n,), texts (n,) or both. Fields that follow from the
-        data, such as the image size, are derived from it, as for a folder of images.
-      test: test data, in place of `data.holdout`; without it a tenth of `train` is held out.
-      workdir: folder of the run; by default results/NAME, as for the command.
+      train: training data in place of the config's data. `data.Examples`, images (n, h, w, c) of
+        uint8, or a tuple of images with labels (n,), texts (n,) or both. Fields that follow from
+        the data, such as the image size, are derived from it, as for a folder of images.
+      test: test data, in place of `data.holdout`. Without it, a tenth of `train` is held out.
+      workdir: folder of the run, by default results/NAME, as on the command line.
       steps: number of updates, `training.num_steps`.
-      changes: other config fields, where two underscores are a dot: `training__batch_size=64`.
+      changes: other config fields, with two underscores for a dot: `training__batch_size=64`.
 
     Raises UserError for invalid data and fields, for a folder with a different run and for training
     that diverges.

@@ -1,4 +1,4 @@
-"""Command line: python -m lzn_jax is python -m lzn_jax.main."""
+"""Runs the command line, so that python -m lzn_jax equals python -m lzn_jax.main."""
 
 import sys
 

@@ -20,7 +20,7 @@ LossAndMetrics = tuple[Float[Array, ""], Mapping[str, Array]]
 
 
 def solver(setting: ConfigDict) -> zoning.Solver:
-    """Solver of a config group such as `latent`; raises UserError if it rejects its values."""
+    """Solver of a config group such as `latent`. Raises UserError if it rejects its values."""
     try:
         return models.built(parts.get("solver", setting.solver), setting)
     except ValueError as error:
@@ -28,7 +28,7 @@ def solver(setting: ConfigDict) -> zoning.Solver:
 
 
 def in_words(name: str, solver: zoning.Solver) -> str:
-    """A solver as it is printed: steps and name."""
+    """Steps and name of a solver, as a plan prints them."""
     steps = getattr(solver, "num_steps", None)
     return name if steps is None else f"{steps} steps of {name}"
 
@@ -43,7 +43,7 @@ class Bound:
 
     @classmethod
     def from_config(cls, config: ConfigDict, source: str, target: str) -> "Bound":
-        """The alignment of a pair; raises UserError if its solver rejects the values."""
+        """The alignment of a pair. Raises UserError if its solver rejects the values."""
         values = schema.of_pair(configuration.flatten(config.to_dict()), f"{source}:{target}")
         group = ConfigDict(configuration.nest(values)["alignment"])
         built = {"solver": solver(group), "source": source, "target": target}
@@ -67,7 +67,7 @@ class Bound:
 
 
 def scalars(found: Tree, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
-    """A loss and its metrics; raises TypeError for anything else."""
+    """A loss and its metrics. Raises TypeError for anything else."""
     shapes = jax.tree.map(jnp.shape, found)
     metrics = found[-1] if isinstance(found, tuple) and found else None
     if not isinstance(metrics, dict) or shapes != ((), dict.fromkeys(metrics, ())):

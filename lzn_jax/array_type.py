@@ -28,7 +28,8 @@ class ArrayType(DataType):
         """Builds the type `name`, whose networks read and write rows (samples - mean) / scale.
 
         `column` is the key in `Examples.more`, batches and results, by default `name`. `encoder` is
-        a network from rows to (b, q) or an `Encoder`, `decoder` that of `ArrayFlow` or a `Decoder`.
+        a network from rows to (b, q), or an `Encoder`. `decoder` is the network of an `ArrayFlow`,
+        or a `Decoder`.
         """
         self.shape, self.column = tuple(shape), (column := column or name)
         self.mean, self.scale = np.asarray(mean, np.float32), np.asarray(scale, np.float32)
@@ -43,7 +44,7 @@ class ArrayType(DataType):
 
     @staticmethod
     def fields(name: str, context_size: object = REQUIRED) -> dict[str, Field]:
-        """Config fields of the type `name`; `context_size` is a default."""
+        """Config fields of the type `name`. `context_size` is a default."""
         return {f"{name}.context_size": count_or_0("context anchors, 0 = none", context_size)}
 
     def samples(self, examples: Examples) -> Samples:
@@ -76,7 +77,7 @@ class ArrayType(DataType):
         return {"description": "rows are (samples - mean) / scale"} | units
 
     def parse(self, text: str) -> Samples:
-        """Samples of a .npy, .npz or .csv file, one or several, or one of numbers with commas."""
+        """Samples of a .npy, .npz or .csv file, or one sample from numbers separated by commas."""
         return self._read(text, is_file=text.endswith((".npy", ".npz", ".csv")))
 
     def written(self, value: str) -> Samples:
@@ -90,12 +91,12 @@ class ArrayType(DataType):
                     found = found if isinstance(found, np.ndarray) else found[self.column]
             else:
                 found = np.loadtxt(text if is_file else [text], delimiter=",", ndmin=2)
-        except Exception as error:  # damaged files raise many kinds
+        except Exception as error:  # damaged files raise many kinds of errors
             raise UserError(f"{text!r} is no .npy, .npz, .csv file or numbers: {error}") from error
         one = np.empty(self.shape)
         is_table = found.squeeze().shape == one.squeeze().shape or found.shape[1:] == (one.size,)
         return found.reshape(-1, *self.shape) if is_table else found
 
     def draw(self, sample: Float[np.ndarray, "times ..."], axis: Any) -> None:
-        """Draws a sample into an axis of matplotlib, with a line for each channel."""
+        """Draws a sample into axes of matplotlib, with a line for each channel."""
         axis.plot(np.reshape(sample, (*np.shape(sample)[:1], -1)))

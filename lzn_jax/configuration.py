@@ -60,10 +60,10 @@ def load_run(
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of the run in a folder, with `FIELD=VALUE` overrides applied.
 
-    The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
-    files or modules with the parts that the run needs and that are not registered yet; fields that
-    changed ones no longer register are dropped. Raises UserError for a folder without a run, a
-    missing extension and an invalid field or value.
+    The tokenizer is the copy in the folder. Nothing in the folder is executed. `extensions` are
+    files or modules that register further parts of the run. If they have changed, fields that they
+    no longer register are dropped. Raises UserError for a folder without a run, a missing extension
+    and an invalid field or value.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -106,7 +106,7 @@ def stored_values(path: Path) -> dict[str, Any]:
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    """The sha256 of each extension of a run; warns of those that have changed since the run.
+    """The sha256 of each extension of a run. Warns of extensions that changed since the run.
 
     Raises UserError for an extension that is not loaded.
     """
@@ -131,7 +131,7 @@ def _as_fields(found: Mapping[str, str]) -> dict[str, Any]:
 def blank(values: Mapping[str, Any] = MappingProxyType({})) -> ml_collections.ConfigDict:
     """A config with all groups and the values by dotted name, for a config file to fill in.
 
-    Fields that are not set take their defaults; groups that stay empty are dropped.
+    Unset fields get their defaults. Groups that stay empty are dropped.
     """
     return ml_collections.ConfigDict(nest({group: {} for group in _GROUPS} | dict(values)))
 
@@ -141,10 +141,10 @@ def sibling(
 ) -> ml_collections.ConfigDict:
     """The config `name`, unchecked and mutable, from the folder of the config file `file`.
 
-    Falls back to the package's own config of that name. For configs that only list their changes to
-    a different one: `config = sibling(__file__, "digits_gen")`. `changes` are values by dotted
-    name, such as other `types`; fields of parts that they no longer name are left out. Raises
-    UserError if there is no such config.
+    Falls back to the package's own config of that name. A config that only lists its changes to
+    another config starts with `config = sibling(__file__, "digits_gen")`. `changes` are values by
+    dotted name, such as other `types`. Fields of parts that they no longer name are left out.
+    Raises UserError if there is no such config.
     """
     path = Path(file).with_name(f"{name}.py")
     shipped = SHIPPED / path.name
@@ -156,7 +156,7 @@ def sibling(
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as nested dicts of plain Python values, with lists for tuples."""
+    """The config as nested dicts of plain Python values, with tuples as lists."""
     values = flatten(config.to_dict())
     return nest({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
 
@@ -168,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
         if isinstance(config, ml_collections.ConfigDict):
-            return config.to_dict()  # raises for a placeholder without a value
+            return config.to_dict()  # raises for an unset placeholder
     raise UserError(f"{path} must define get_config(), which returns an ml_collections.ConfigDict")
 
 
@@ -196,10 +196,10 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(
     values: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The values with overrides applied, and the names of those that were set for this data set."""
+    """The values after overrides, and the names of values that were set for this data set."""
     data = values["data.name"]
     before = schema_of(values)
-    # Fields that name parts come first, as the other fields depend on the parts.
+    # Fields that name parts come first, since other fields depend on the parts.
     selectors = tuple(f"{name}=" for name, field in before.items() if field.part is not None)
     named = [text for text in overrides if text.startswith(selectors)]
     values = {**values, **dict(_parse_override(text, before) for text in named)}
@@ -276,7 +276,7 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
 
 
 def _parse(text: str, field: Field) -> Any:
-    """The Python value of `text` for the field, or `text` itself if it is not one."""
+    """The Python value of `text` for the field, or else `text` itself."""
     if field.takes_none and text in ("None", "none"):
         return None
     if field.kind is str or text in field.words:
@@ -292,7 +292,7 @@ def _parse(text: str, field: Field) -> Any:
 
 
 FOLDER = Path("configs")
-# An installed package has them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
+# An installed package stores them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
 _PACKAGE = Path(__file__).parent
 SHIPPED = next(f for f in (_PACKAGE / FOLDER, _PACKAGE.parent / FOLDER) if f.is_dir())
 
@@ -322,7 +322,7 @@ def shipped(name: str) -> str:
 
 
 def overview() -> str:
-    """One line for each config of the package: its name and the first line of its docstring."""
+    """One line for each config of the package, with the first line of its docstring."""
     lines = []
     for path in sorted(SHIPPED.glob("*.py")):
         headline, *_ = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
@@ -331,7 +331,7 @@ def overview() -> str:
 
 
 def explain(config: ml_collections.ConfigDict) -> str:
-    """One line per field: name = value  # meaning; a star marks values that are not the default."""
+    """One line per field: name = value # meaning. A star marks values other than the default."""
     values = flatten(config.to_dict())
     fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
     lines = ["* differs from its default, or has none"]

@@ -5,10 +5,10 @@
     python -m lzn_jax.convert --released=NAME --workdir=DIR [--raw] [--context=FOLDER]
 
 DIR becomes the folder of a run at the checkpoint's iteration: every mode works on it, and training
-resumes from there with a new Adam state. Modes use the averaged weights (EMA); --raw replaces them
-by the trained ones. Context anchors, which the release lacks, are computed from images of FOLDER,
-or of the config's training set if it can be read. --released downloads the paper's checkpoint of
-configs/NAME.py from the Hugging Face Hub.
+resumes from there with a new Adam state. Modes use the averaged weights (EMA). --raw replaces them
+by the trained weights. Context anchors, which the release lacks, are computed from images of
+FOLDER, or of the config's training set if it can be read. --released downloads the paper's
+checkpoint of configs/NAME.py from the Hugging Face Hub.
 """
 
 import functools
@@ -84,9 +84,9 @@ def convert(
 
 
 def convert_released(name: str, config: ConfigDict, workdir: Path, **options: Any) -> None:
-    """Downloads and converts the released checkpoint `name`; writes its origin to released.json.
+    """Downloads and converts a released checkpoint. Writes its origin to released.json.
 
-    Raises UserError as `convert` does, and if the download fails.
+    Raises UserError like `convert`, and if the download fails.
     """
     _check_empty(workdir)
     fetched = hub.fetch(name)
@@ -97,7 +97,7 @@ def convert_released(name: str, config: ConfigDict, workdir: Path, **options: An
 def released_run(name: str) -> Path:
     """Folder of the run of a released checkpoint, created in the cache by the first call.
 
-    Raises UserError as `convert_released` does.
+    Raises UserError like `convert_released`.
     """
     hub.check_name(name)
     workdir = cache_folder() / "released" / name
@@ -115,7 +115,7 @@ def _check_empty(workdir: Path) -> None:
 def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     """Keys and shapes of the config's networks, in the release's order.
 
-    Raises UserError for a network that the release does not have.
+    Raises UserError for a network that the release does not contain.
     """
     size, batch = config.data.image_size, 2
     images = jnp.zeros((batch, size, size, config.data.channels))
@@ -128,7 +128,7 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     }
     modules, layouts = models.build(config), {}
     for name in (name for name in released.ENTRIES if name in modules):
-        flags = {"train": False} if inputs[name] else {}  # label anchors have no such argument
+        flags = {"train": False} if inputs[name] else {}  # label anchors define no such argument
         init = functools.partial(modules[name].init, **flags)
         shapes = shapes_in_execution_order(lambda key: init(key, *inputs[name]))  # noqa: B023
         try:
@@ -139,7 +139,7 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
 
 
 def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Samples]:
-    """Config and images of the context anchors; a config without them if there are no images."""
+    """Config and images of the context anchors, or a config without context anchors."""
     if not models.has_latents(config) or config.latent.context_size == 0:
         if folder is not None:
             raise UserError("--context needs latents and --config.latent.context_size above 0")

@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130  # Ctrl-C without saving; the shells' code for SIGINT
 
 
 class UserError(Exception):
-    """Invalid input; the message is one line with the fault and, if possible, a remedy."""
+    """Invalid input. The message is one line with the fault and, if possible, a remedy."""
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def explained(
 
 
 def package(name: str, install: str) -> Any:
-    """The imported package; raises UserError if it is missing."""
+    """The imported package. Raises UserError if it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

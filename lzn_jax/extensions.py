@@ -1,4 +1,4 @@
-"""Extensions: files and modules that register parts of one's own, and their checksums."""
+"""Extensions: files and modules that register a user's parts, and their checksums."""
 
 import contextlib
 import hashlib
@@ -16,12 +16,12 @@ _PACKAGE = Path(__file__).parent
 _EXTENSION = "lzn_jax_extension_"  # prefix of the module names of extension files
 
 
-# Extensions that have run, by name: the path of the file or the name of the module, and its sha256.
+# Extensions that have run, by name, as path of the file or name of the module, and sha256.
 _EXTENSIONS: dict[str, tuple[str, str]] = {}
 
 
 def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
-    """Runs each extension once; returns the sha256 of each by name.
+    """Runs each extension once. Returns the sha256 of each by name.
 
     An extension is a Python file, relative to `folder`, or the name of an importable module. Raises
     UserError if it does not exist or fails.
@@ -46,7 +46,7 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
 
 
 def _run(path: Path, name: str) -> None:
-    """Runs a file as a module of this name; unlike an import, leaves no bytecode beside it."""
+    """Runs a file as a module of this name. Unlike an import, leaves no bytecode beside it."""
     module = sys.modules[name] = ModuleType(name)  # dataclasses and pickle look it up
     module.__file__ = str(path.absolute())
     exec(compile(path.read_bytes(), module.__file__, "exec"), vars(module))
@@ -66,10 +66,10 @@ def _extension_path(name: str, folder: Path) -> Path:
 
 
 def found_extension(name: str, digest: str) -> str | None:
-    """The sha256 of the loaded extension of a name, the given one if several have the name.
+    """The sha256 of the loaded extension of a name. `digest` decides among several.
 
     An extension is loaded if it has run, or if it was imported and has registered a part. Returns
-    None if it is not.
+    None if it is not loaded.
     """
     if name in _EXTENSIONS:
         return _EXTENSIONS[name][1]
@@ -89,12 +89,12 @@ def extension_flags(names: Sequence[str]) -> list[str]:
 
 
 def extension_modules() -> list[ModuleType]:
-    """Modules of extension files; other processes cannot import them by name."""
+    """Modules of extension files, which other processes cannot import by name."""
     return [module for name, module in sys.modules.items() if name.startswith(_EXTENSION)]
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of an extension: of its file, or of names and contents of its several files."""
+    """The sha256 of an extension's file, or of names and contents of its several files."""
     files = _files(path)
     if len(files) == 1:
         return hashlib.sha256(files[0].read_bytes()).hexdigest()
@@ -111,13 +111,13 @@ def _files(path: Path) -> list[Path]:
     file = path.absolute()
     if file.parent.name in ("site-packages", "dist-packages"):  # of other packages
         return [file]
-    # Configs may change during a run: their fields are compared one by one.
+    # Configs may change during a run, since their fields are compared one by one.
     others = {each for each in _modules(file.parent) if b"def get_config(" not in each.read_bytes()}
     return sorted({file, *others})
 
 
 def _modules(folder: Path) -> Iterator[Path]:
-    """Python files in a folder and in the packages below it: not in environments or runs."""
+    """Python files in a folder and in the packages below it, not in environments or runs."""
     yield from folder.glob("*.py")
     for each in folder.glob("*/__init__.py"):
         if each.parent != _PACKAGE:
@@ -125,7 +125,7 @@ def _modules(folder: Path) -> Iterator[Path]:
 
 
 def _forget(files: Sequence[Path]) -> None:
-    """Lets modules of files that have changed be imported again."""
+    """Forgets modules of changed files, so that they are imported again."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and Path(file) in files and name != "__main__":

@@ -21,7 +21,7 @@ FILE = "SHA256SUMS"
 
 
 class DamagedError(Exception):
-    """A file is not what was written; the message names it."""
+    """A file differs from what was written. The message names the file."""
 
 
 def add_files(folder: Path, names: Iterable[str]) -> None:
@@ -32,7 +32,7 @@ def add_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def verify(folder: Path, names: Iterable[str]) -> None:
-    """Raises DamagedError for a file of `names` that differs, is missing or has no checksum."""
+    """Raises DamagedError if a file of `names` differs, is missing or lacks a checksum."""
     recorded = listed(folder)
     for name in names:
         if name not in recorded:
@@ -51,7 +51,7 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def listed(folder: Path) -> dict[str, str]:
-    """Checksums of a folder by file name, empty without a list; raises DamagedError for no list."""
+    """Checksums of a folder's list by file name. Raises DamagedError for a bad list."""
     path = folder / FILE
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     digests = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
@@ -67,7 +67,7 @@ def digest(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder, for files that can be made again."""
+    """The user's cache folder, for files that can be computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
 
 
@@ -77,7 +77,7 @@ def is_writer() -> bool:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file atomically: readers, also after a crash, find the old or the new content.
+    """Writes a file atomically. Even after a crash, readers find the old or the new content.
 
     Creates the parent folder. With several processes, only the writer writes.
     """
@@ -97,7 +97,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; raises ValueError if it is not JSON or too deeply nested."""
+    """The value of a JSON text. Raises ValueError if it is not JSON or too deeply nested."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -105,7 +105,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def plain(value: object) -> Any:
-    """A value for JSON: arrays as lists, non-finite numbers as None."""
+    """Converts a value for JSON, with arrays as lists and non-finite numbers as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -116,14 +116,14 @@ def plain(value: object) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Writes `plain(value)` as indented JSON, atomically; raises TypeError for other values."""
+    """Writes `plain(value)` as indented JSON, atomically. Raises TypeError for other values."""
     write_bytes(path, f"{json.dumps(plain(value), indent=2, allow_nan=False)}\n".encode())
 
 
 def write_csv(
     path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[object]]
 ) -> None:
-    """Writes a table as .csv, atomically; file names that are not UTF-8 keep their bytes."""
+    """Writes a table as .csv, atomically. File names that are not UTF-8 keep their bytes."""
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([header, *rows])
     write_bytes(path, table.getvalue().encode(errors="surrogateescape"))
@@ -151,10 +151,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
 def read_tensors(
     path: str | os.PathLike[str], want: Callable[[str], bool] = lambda name: True
 ) -> dict[str, np.ndarray]:
-    """Tensors by name for which `want(name)` is true; other tensors are not read.
+    """Tensors by name for which `want(name)` is true. Other tensors are not read.
 
-    Raises UserError if the file is missing or not a whole safetensors file; damage to values is not
-    detected.
+    Raises UserError if the file is missing or not a complete safetensors file. Damaged values are
+    not detected.
     """
     try:
         with safe_open(path, framework="numpy") as file:

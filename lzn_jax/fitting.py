@@ -23,7 +23,7 @@ def fit(
     workdir: str | Path | None,
     changes: dict[str, object],
 ) -> TrainedModel:
-    """Trains and evaluates a config as the command does; see `lzn_jax.fit`."""
+    """Trains and evaluates a config like the command line (see `lzn_jax.fit`)."""
     use_compile_cache()
     if given is None and test is not None:
         raise UserError("test data need training data: pass both")

@@ -40,7 +40,7 @@ def translate(
 ) -> dict[str, Array]:
     """Samples of a type for `samples` of a source, or for the prior without a source (Fig. 1).
 
-    With `latents` in the request, these are decoded. The result is that of `decode`.
+    With `latents` in the request, these are decoded. `decode` explains the result.
     """
     latents, index = request.get("latents"), request["index"]
     if latents is None and space.encoders:
@@ -54,7 +54,7 @@ def translate(
 def prior(
     space: LatentSpace, key: PRNGKeyArray, index: Int[Array, " b"], name: str
 ) -> Float[Array, "b q"]:
-    """Draws from N(0, I), one for each index; different names give independent draws."""
+    """Draws from N(0, I), one for each index. Different names give independent draws."""
     return normal_by_index(key, f"{name}_latents", index, (space.config.latent.dim,))
 
 
@@ -66,7 +66,7 @@ def encode(
     request: Request,
     source: str,
 ) -> Float[Array, "b q"]:
-    """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
+    """Latents of `samples` of a type. Without context anchors of the type, rows are dependent."""
     encoder, samples, index = space.encoders[source], request["samples"], request["index"]
     if isinstance(encoder, Reader):
         is_table = isinstance(encoder, Classifier) and source in space.plan.encoders
@@ -88,7 +88,7 @@ def draw_latents(
 ) -> Float[Array, "b q"]:
     """Latents of `anchors` (b, q), each computed among the context anchors (paper §2.2.1).
 
-    Without context the anchors cut the zones themselves, and rows depend on each other.
+    Without a context, the anchors themselves cut the zones, and rows depend on each other.
     """
     noise, anchors = noise_scale * prior(space, key, request["index"], name), request["anchors"]
     if context is None:
@@ -100,7 +100,7 @@ def draw_latents(
 
 
 def cuts_zones(space: LatentSpace, model: Model, source: str) -> bool:
-    """Whether samples that are encoded together cut the zones: the type has no context anchors."""
+    """Whether samples that are encoded together cut the zones, for lack of context anchors."""
     encoder: Any = space.encoders.get(source)
     is_network = encoder is not None and not isinstance(encoder, Reader)
     return is_network and source not in model.context
@@ -147,7 +147,7 @@ def predict(
 def class_probabilities(
     space: LatentSpace, model: Model, latents: Float[Array, "b q"], target: str
 ) -> Float[Array, "b c"]:
-    """Probabilities of all classes under the flow; rows sum to 1."""
+    """Probabilities of all classes under the flow. Rows sum to 1."""
     return space.encoders[target].class_probabilities(model, latents, space.alignment_solver)
 
 
@@ -157,8 +157,8 @@ def condition(
     """Condition (b, d) of a decoder on a type, and indices of the context anchors used for it.
 
     With `samples` of the type in the request, the condition follows from these. Otherwise it is the
-    context anchor whose zone contains the latent, among those of the same class if it is known;
-    the indices are then returned under the type's plural.
+    context anchor whose zone contains the latent. If the class is known, only context anchors of
+    this class are candidates. The indices are then returned under the type's plural.
     """
     if name is None:
         return None, {}
@@ -180,8 +180,8 @@ def zone_in_context(
 ) -> Int[Array, " b"]:
     """Index of the type's context anchor whose zone contains each latent.
 
-    With `samples` of types that classify, only anchors of the same classes are candidates, or all
-    anchors if there are none of these classes.
+    With `samples` of types that classify, only anchors of the same classes are candidates. If no
+    anchor is of these classes, all anchors are candidates.
     """
     solver, (anchors, log_weights, _) = space.alignment_solver, model.context[name]
     labels = {n: s for n, s in samples.items() if isinstance(space.encoders.get(n), Classifier)}
@@ -205,7 +205,7 @@ def zone_in_context(
 def through_flow(
     space: LatentSpace, variables: Tree, request: tuple[Samples, Condition], target: str, task: str
 ) -> Tree:
-    """Result of a decoder's `invert`, `render` or `reconstruct`, see `Invertible`.
+    """Result of a decoder's `invert`, `render` or `reconstruct` (see `Invertible`).
 
     The request is (samples or noise, condition).
     """

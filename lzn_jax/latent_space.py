@@ -30,13 +30,13 @@ from lzn_jax.run.batching import in_batches
 
 
 class LatentSpace:
-    """The latent space of a config; batches of inference are divided over the mesh.
+    """The latent space of a config. Batches of inference are divided over the mesh.
 
     Attributes:
       types: data types by name.
       modules: networks by name.
-      encoders, decoders: by name of their type; decoders without a weight in the loss are left out.
-      losses: functions by name, beside those of decoders and alignments.
+      encoders, decoders: by name of their type, without decoders whose weight is 0.
+      losses: further loss functions by name, besides decoders and alignments.
       plan: what training draws, decodes and aligns.
       solver: solver of the encoders' flow.
       alignment_solver: solver of the alignment's flow, or None without alignments.
@@ -122,7 +122,7 @@ class LatentSpace:
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, Context]:
-        """Contexts by name of the type, of the types that need one at inference."""
+        """Contexts by type, for the types that need one at inference."""
         found: dict[str, Context | None] = {}
         for name, encoder in self._with_context().items():
             anchors = functools.partial(self.anchors, variables, source=name)

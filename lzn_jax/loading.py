@@ -43,7 +43,7 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
     if shared_model.is_shared(path):
         return shared_model.read(shared_model.verified(path), extensions)
     if path.parent == Path("released") and not path.is_dir():
-        from lzn_jax import convert  # here, as it imports all of training
+        from lzn_jax import convert  # here, since it imports all of training
 
         path = convert.released_run(path.name)
     step = None
@@ -53,7 +53,7 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
 
 
 def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
-    """Restores a run from its work folder, at its newest intact checkpoint or that of `step`.
+    """Restores a run from its work folder, at its newest intact checkpoint or at `step`.
 
     Reads only the averaged weights and the context anchors. Raises UserError if there is no
     readable checkpoint.

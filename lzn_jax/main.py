@@ -17,14 +17,14 @@ from lzn_jax import parts
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 
-# What takes seconds to import is imported in functions, so that --help and wrong flags do not wait.
+# Modules that import for seconds are imported in functions, so that --help does not wait.
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from lzn_jax.run.processes import Interruption
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
-# What each mode does: files that it writes into the work folder.
+# What each mode does, and the files that it writes into the work folder.
 MODES = {
     "train": "trains, or resumes, and evaluates: checkpoints/, metrics.jsonl, summary.json",
     "evaluate": "evaluates the newest checkpoint: summary.json, figures/",
@@ -94,7 +94,7 @@ def _run(arguments: list[str], listens: bool) -> int:
         with (
             processes.together(flags.coordinator, flags.num_processes, flags.process_id),
             workdirs.guarded(workdir),
-            parts.mistakes(),  # here, too, as all processes report the error of one
+            parts.mistakes(),  # here, too, since all processes report the error of one
         ):
             return _run_mode(flags, data.fit_context(config), workdir, interruption)
 
@@ -102,7 +102,7 @@ def _run(arguments: list[str], listens: bool) -> int:
 def _run_mode(
     flags: argparse.Namespace, config: "ConfigDict", workdir: Path, interruption: "Interruption"
 ) -> int:
-    """Runs a mode that needs a work folder; returns the exit code."""
+    """Runs a mode that needs a work folder. Returns the exit code."""
     from lzn_jax import train
     from lzn_jax.latent_space import LatentSpace
     from lzn_jax.loading import restore
@@ -158,7 +158,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _config_and_workdir(flags: argparse.Namespace) -> tuple["ConfigDict", Path]:
-    """Config from --config, or else from the run in the work folder; and the work folder."""
+    """Config, from --config or from the run in the work folder, and the work folder."""
     from lzn_jax import configuration
     from lzn_jax.run import workdir as workdirs
 

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of the learning rate, one of each network.
+"""Optimisers and learning-rate schedules, one per network.
 
 Register your own with `lzn_jax.parts.add("optimizer", ...)`, as in docs/parts.md.
 """
@@ -18,7 +18,7 @@ from lzn_jax.models import Tree
 def schedule(training: ConfigDict, peak: float) -> optax.Schedule:
     """Learning rate by number of the update: linear warm-up to the peak, then `training.schedule`.
 
-    With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
+    With W `warmup_steps`, the rate of update k < W is peak (1/W + (1 - 1/W) k/W).
     """
     steps = max(training.warmup_steps, 1)
 
@@ -41,7 +41,7 @@ def schedules(training: ConfigDict, networks: list[str]) -> dict[str, optax.Sche
 
 
 def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
-    """Clipping by the global norm of all networks, then `training.optimizer` for each network.
+    """Clips by the global norm of all networks, then applies `training.optimizer` to each.
 
     Raises UserError if the optimiser is not an optax transformation.
     """

@@ -37,14 +37,14 @@ _REGISTERING = (
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One config field.
+    """A config field.
 
-    The limits of a tuple field apply to each of its items, which have the type `item`. A value may
-    also be one of the `words`, or None if None is the default or `optional` is set. A config
-    without the field takes its default, as do runs older than the field.
+    The limits of a tuple field apply to each of its items, of the type `item`. A value may also be
+    one of the `words`, or None if None is the default or `optional` is set. A config without the
+    field uses its default, as do runs older than the field.
 
     Attributes:
-      from_data: whether the field describes the data, so that another data set has its own value.
+      from_data: whether the field describes the data, so that each data set needs its own value.
         None is then replaced by the value found in the data when the config is completed.
       at_most: split, "train" or "test", whose number of examples limits a value that no config or
         command states for the data set.
@@ -94,7 +94,7 @@ share_below_1 = functools.partial(Field, float, minimum=0, below=1)
 
 
 def choice(help: str, *choices: str) -> Field:
-    """A field with the given choices; the first is the default."""
+    """A field with the given choices, of which the first is the default."""
     return Field(str, help, choices[0], choices=choices)
 
 
@@ -129,7 +129,7 @@ Fields = Mapping[str, Field] | Callable[[Mapping[str, Any]], Mapping[str, Field]
 class Part:
     """A registered part."""
 
-    value: Any  # or "module:name", which is imported when a run needs it
+    value: Any  # or "module:name", imported when a run needs it
     fields: Fields  # by dotted name, or a function from a config's values to them
     check: Check | None  # raises UserError if the values of a config are incompatible
     file: str  # of the owner
@@ -182,7 +182,7 @@ def _defined(part: Any) -> Any:
 
 
 def find(kind: str, name: str) -> Part:
-    """The part registered under a name; raises UserError for an unknown name."""
+    """The part registered under a name. Raises UserError for an unknown name."""
     load_installed()
     if (kind, name) not in PARTS:
         raise UserError(f"there is no {kind} {name!r}; available: {', '.join(names(kind))}")
@@ -201,7 +201,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Field]:
-    """Config fields of a part; empty for an unknown part."""
+    """Config fields of a part, or none for an unknown part."""
     load_installed()
     part = PARTS.get((kind, name))
     if part is None:
@@ -237,10 +237,11 @@ def load_installed() -> None:
 
 @contextlib.contextmanager
 def mistakes(what: str = "", file: str | None = None) -> Iterator[None]:
-    """Context in which an exception of a part from outside the package is a one-line UserError.
+    """Context that turns an exception of a user's part into a one-line UserError.
 
-    It names the part and the deepest line of its file in the traceback; without one, the part that
-    the exception names or else `what`, which is KIND 'NAME', or anything in a file.
+    The error names the part and the deepest line of its file in the traceback. Without such a line,
+    it names the part of the exception's message, or else `what`: KIND 'NAME', or anything in a
+    file.
     """
     try:
         yield
@@ -251,7 +252,7 @@ def mistakes(what: str = "", file: str | None = None) -> Iterator[None]:
 
 
 def _line(error: Exception, what: str, file: str | None) -> str:
-    """The line of `mistakes`; empty if the package caused the exception."""
+    """The line of `mistakes`, or an empty string if the package caused the exception."""
     known = _outside(what) | ({} if file is None else dict.fromkeys([what, file], (what, file, 0)))
     walked = [(f.f_code, line, f.f_locals) for f, line in traceback.walk_tb(error.__traceback__)]
     places: list[Any] = [(c.co_filename, n, c.co_qualname.partition(".")[0]) for c, n, _ in walked]
@@ -271,7 +272,7 @@ def _line(error: Exception, what: str, file: str | None) -> str:
 
 
 def _outside(last: str) -> dict[Any, Any]:
-    """Parts from outside the package, file and line, by name, code and file; the `last` wins."""
+    """Users' parts, file and line, by name, code and file. The `last` wins."""
     known: dict[Any, Any] = {}
     every = [(f"{kind} {name!r}", KINDS.index(kind), part) for (kind, name), part in PARTS.items()]
     for what, _, part in sorted(every, key=lambda each: (each[0] == last, -each[1])):

@@ -1,6 +1,6 @@
 """The plan of a latent space: which latents an update draws, decodes and aligns (paper §2.2).
 
-`plan_of` decides once what a config leaves open, and `loss` follows the plan. Printed, a plan is a
+`plan_of` resolves once what a config leaves open, and `loss` evaluates the plan. A plan prints a
 line for each loss:
 
     zones of image, label; latents by 10 steps of adams
@@ -24,7 +24,7 @@ from lzn_jax.errors import UserError
 from lzn_jax.losses import contrastive
 from lzn_jax.models import Variables, named
 
-ZonesByType = Mapping[str, tuple[Zones, ...]]  # two of a type for two views of a sample
+ZonesByType = Mapping[str, tuple[Zones, ...]]  # two `Zones` of a type for two views of a sample
 
 
 class Draw(NamedTuple):
@@ -43,7 +43,7 @@ class Decoding(NamedTuple):
 
     target: str
     decoder: Decoder
-    draws: tuple[Draw, ...]  # the rows of a batch take them in turn; (): no latents
+    draws: tuple[Draw, ...]  # the rows of a batch use them in turn; (): no latents
     condition: DataType | None
     weight: float
     metric: str
@@ -70,7 +70,7 @@ class Aligning(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A loss of the config's own, or the baseline that replaces zones."""
+    """A loss that the config registers, or the baseline that replaces zones."""
 
     name: str
     function: Callable[[Variables, Batch, ZonesByType, PRNGKeyArray], LossAndMetrics]
@@ -81,18 +81,18 @@ class Loss(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What an update computes: zones of the encoders, latents in them, and losses of these."""
+    """What an update computes: zones of the encoders, latents in the zones, and losses."""
 
-    encoders: Mapping[str, Encoder]  # those that are networks
+    encoders: Mapping[str, Encoder]  # encoders that are networks
     decodings: tuple[Decoding, ...]
     alignings: tuple[Aligning, ...]
     losses: tuple[Loss, ...]
     flow: tuple[str, zoning.Solver]  # name and solver of the flow that latents follow
-    num_latents: int | None  # rows of a batch that latents are drawn for; None: all
+    num_latents: int | None  # number of rows with latents; None: all
 
     @property
     def draws(self) -> tuple[Draw, ...]:
-        """All draws of an update; equal ones are made once."""
+        """All draws of an update. Equal draws are made once."""
         decoded = [draw for each in self.decodings for draw in each.draws]
         return tuple(dict.fromkeys([*decoded, *(each.draw for each in self.alignings)]))
 
@@ -110,10 +110,10 @@ class Plan(NamedTuple):
 def plan_of(
     config: ConfigDict, types: Mapping[str, DataType], losses: Mapping[str, Callable[..., Any]]
 ) -> Plan:
-    """The plan of a config with its built types and the functions of its own losses.
+    """Plan of a config, from its built types and the functions of its own losses.
 
-    A decoder or an alignment with weight 0 is left out. Raises UserError for a solver or an
-    alignment that rejects its values, and if latents are needed of a type without a network.
+    A decoder or an alignment with weight 0 is left out. Raises UserError if a solver or an
+    alignment rejects its values, or if a type without a network must provide latents.
     """
     encoders = {n: each.encoder for n, each in types.items() if isinstance(each.encoder, Encoder)}
     decodings, alignings = list[Decoding](), list[Aligning]()
@@ -156,7 +156,7 @@ def _aligning(config: ConfigDict, pair: str, types: Mapping[str, DataType]) -> A
     source, target = pair.split(":")
     align = alignments.Bound.from_config(config, source, target)
     scale, use = align.setting.noise_scale, "aligned"
-    if scale is None:  # the latents of generation, which are then computed once
+    if scale is None:  # equal to the latents of generation, which are then computed once
         scale, decoder = config.latent.noise_scale, types[source].decoder
         use = decoder.network if decoder else use
     suffix = "" if len(config.alignments) == 1 else f"_{source}_to_{target}"
@@ -188,7 +188,7 @@ def _own_loss(
     zones: ZonesByType,
     key: PRNGKeyArray,
 ) -> LossAndMetrics:
-    """A loss of the config's own, and metrics that begin with its name."""
+    """A loss that the config registers, and metrics that begin with its name."""
     with jax.named_scope(use := f"{name}_loss"), parts.mistakes(f"loss {name!r}"):
         loss, metrics = alignments.scalars(function(variables, batch, zones, named(key, use)))
     return loss, {use: loss, **{f"{name}_{metric}": value for metric, value in metrics.items()}}
@@ -197,16 +197,16 @@ def _own_loss(
 def loss(plan: Plan, variables: Variables, batch: Batch, key: PRNGKeyArray) -> LossAndMetrics:
     """Weighted sum of the losses of a plan, and metrics (paper §2.2).
 
-    The batch is global, the key is consumed. A batch may hold columns that replace random draws:
-    `TYPE_latent_noise` (b, q), not yet scaled by α, and `flow_noise` (b, h, w, c) and `flow_time`
-    (b,) in [1e-3, 1] of the flow. Raises UserError for a column of another shape.
+    The batch is global, and the key is consumed. A batch may contain columns that replace random
+    draws: `TYPE_latent_noise` (b, q), not yet scaled by α, and `flow_noise` (b, h, w, c) and
+    `flow_time` (b,) in [1e-3, 1] of the flow. Raises UserError for a column of another shape.
     """
     zones = {
         name: _zones(name, encoder, variables, batch, key)
         for name, encoder in plan.encoders.items()
     }
     rows, zones_of_rows = batch, zones
-    if count := plan.num_latents:  # the anchors stay those of the whole batch
+    if count := plan.num_latents:  # the anchors still cover the whole batch
         rows = strided(batch, count)
         zones_of_rows = {n: tuple(z.of_rows(count) for z in each) for n, each in zones.items()}
     uses = dict.fromkeys((draw.source, draw.use) for draw in plan.draws)
@@ -273,7 +273,7 @@ def _decoded(
     latents: Mapping[Draw, Array],
     key: PRNGKeyArray,
 ) -> LossAndMetrics:
-    """Loss of a decoder; examples without a latent are replaced by others, to keep shapes fixed."""
+    """Loss of a decoder. Other examples replace examples without a latent, so shapes stay fixed."""
     latent, has_latent = _in_turn(decoding.draws, zones, latents)
     further = None
     if (kind := decoding.condition) is not None:
@@ -294,10 +294,10 @@ def _decoded(
 def _in_turn(
     draws: tuple[Draw, ...], zones: ZonesByType, latents: Mapping[Draw, Array]
 ) -> tuple[Float[Array, "b q"] | None, Bool[Array, " b"] | None]:
-    """Latent of each example, and a mask of examples that have one (None: all).
+    """Latent of each example, and a mask of the examples with a latent (None: all).
 
-    The rows take their latents from the draws in turn. If an example has no sample of its source,
-    the next draw is used.
+    The rows use the draws in turn. If a row lacks a sample of the draw's source, the next draw is
+    used.
     """
     if not draws:
         return None, None
@@ -311,7 +311,7 @@ def _in_turn(
     chosen = jnp.argmin(jnp.stack(distances), axis=0)
     latent = jnp.select([(chosen == turn)[:, None] for turn in range(count)], candidates)
     masks = [is_present for is_present in present if is_present is not None]
-    # Otherwise some source has a sample of every example.
+    # Otherwise some source contains a sample of every example.
     is_partial = len(masks) == count
     return latent, functools.reduce(jnp.logical_or, masks) if is_partial else None
 
@@ -319,7 +319,7 @@ def _in_turn(
 def _aligned(aligning: Aligning, zones: ZonesByType, latents: Array) -> LossAndMetrics:
     """Loss of the source's latents in the target's zones, and metrics.
 
-    With two views of an image, the zones are those of the second view (paper §5.1).
+    With two views of an image, the second view cuts the zones (paper §5.1).
     """
     source, target = zones[aligning.draw.source][0], zones[aligning.target][-1]
     partners = jnp.arange(len(target.anchors)) if target.own is None else target.own

@@ -14,7 +14,7 @@ def progress(
     """A progress bar on stderr with rate and remaining time, as a context manager.
 
     If stderr is not a terminal, prints plain lines at least 10 s apart. A `brief` bar appears after
-    3 s and is removed at the end. Only the process that writes shows bars.
+    3 s and is removed at the end. Only the writing process shows bars.
     """
     delay = 3.0 if brief else 0.0
     common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
@@ -22,7 +22,7 @@ def progress(
     if sys.stderr.isatty():
         return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
 
-    def write(text: str) -> None:  # each redraw as a line of its own
+    def write(text: str) -> None:  # each update as a line of its own
         if line := text.strip():
             sys.stderr.write(f"{line}\n")
 

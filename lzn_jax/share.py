@@ -2,7 +2,7 @@
 
     python -m lzn_jax.share --workdir=DIR [--repo=OWNER/NAME] [--private] [--extensions=A.py,B.py]
 
-Writes the folder DIR/shared and uploads it to --repo. Without --repo it is only written;
+Writes the folder DIR/shared and uploads it to --repo. Without --repo it is only written.
 `lzn_jax.load` reads this folder, too. A new repository is public unless --private is given.
 """
 

@@ -1,4 +1,4 @@
-"""The studies of the paper, and what a run of the package's types measures, by name."""
+"""Presets of the paper's studies, and measurements of the package's types by name."""
 
 from lzn_jax import parts
 

@@ -1,7 +1,7 @@
 """Tokenizers: texts as integers, where 0 marks the end of a text and pads it.
 
-Any other token is 1 + its number in a vocabulary: characters of an alphabet, bytes, or a tokenizer
-file of Hugging Face's `tokenizers`.
+Any other token is 1 + its number in a vocabulary. The vocabulary consists of characters of an
+alphabet, of bytes, or of a tokenizer file of Hugging Face's `tokenizers`.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from jaxtyping import Int
 from lzn_jax.errors import UserError, explained, package
 from lzn_jax.models.transformer import END
 
-_TEXTS_AT_A_TIME = 4096  # Hugging Face's encodings take much memory
+_TEXTS_AT_A_TIME = 4096  # limited, since Hugging Face's encodings need much memory
 
 
 def _surrogates(text: str) -> set[str]:
-    """Characters of a broken text, which UTF-8 lacks."""
+    """Characters of a broken text that UTF-8 cannot encode."""
     return {character for character in text if "\ud800" <= character <= "\udfff"}
 
 
@@ -32,7 +32,7 @@ class Tokenizer:
       split: numbers of each text, which may contain no unknown characters.
       join: texts of lists of numbers.
       unknown: characters of a text outside the vocabulary.
-      vocabulary: JSON for other programs; `tokens` is the meaning of a token k > 0 in words.
+      vocabulary: JSON for other programs. `tokens` is the meaning of a token k > 0 in words.
     """
 
     max_length: int
@@ -43,7 +43,7 @@ class Tokenizer:
     unknown: Callable[[str], set[str]] = _surrogates
 
     def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
-        """Tokens of texts; raises UserError for a text that cannot be encoded."""
+        """Tokens of texts. Raises UserError for a text that cannot be encoded."""
         tokens, faults = self.encode_known(texts)
         for index, fault in faults.items():
             raise UserError(f"the text {str(texts[index])!r} {fault}")
@@ -52,7 +52,7 @@ class Tokenizer:
     def encode_known(
         self, texts: Sequence[str] | np.ndarray
     ) -> tuple[Int[np.ndarray, "n l"], dict[int, str]]:
-        """Tokens of texts, and faults by index of texts that cannot be encoded: tokens 0."""
+        """Tokens of texts, and faults by index. A text that cannot be encoded gets tokens 0."""
         texts, faults = [str(text) for text in texts], {}
         tokens = self.empty(len(texts))
         for index, numbers in enumerate(self._split_known(texts)):
@@ -71,7 +71,7 @@ class Tokenizer:
         return np.setdiff1d(np.arange(len(texts)), list(self.encode_known(texts)[1]))
 
     def canonical(self, texts: Sequence[str] | np.ndarray) -> list[str]:
-        """Texts after encoding and decoding: a tokenizer file may change case or spaces.
+        """Texts after encoding and decoding, since a tokenizer file may change case or spaces.
 
         A text that cannot be encoded is unchanged.
         """
@@ -80,7 +80,7 @@ class Tokenizer:
         return [str(texts[i]) if i in faults else decoded[i] for i in range(len(texts))]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Numbers of tokens of texts, not limited to `max_length`; 0 with unknown characters."""
+        """Token counts of texts, not limited to `max_length`. Unknown characters give 0."""
         return [len(numbers) for numbers in self._split_known(texts)]
 
     def decode(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:
@@ -114,7 +114,7 @@ def tokenizer(path: str | None, alphabet: str | None, max_length: int) -> Tokeni
 
 
 def of_characters(alphabet: str, max_length: int) -> Tokenizer:
-    """Tokens are the characters of an alphabet."""
+    """Tokenizer whose tokens are the characters of an alphabet."""
     numbers = {character: i for i, character in enumerate(alphabet)}
     return Tokenizer(
         max_length,
@@ -127,7 +127,7 @@ def of_characters(alphabet: str, max_length: int) -> Tokenizer:
 
 
 def of_bytes(max_length: int) -> Tokenizer:
-    """Tokens are the bytes of UTF-8; invalid UTF-8 is decoded to U+FFFD."""
+    """Tokenizer whose tokens are the bytes of UTF-8. Invalid UTF-8 is decoded to U+FFFD."""
     return Tokenizer(
         max_length,
         1 + 256,
@@ -138,7 +138,7 @@ def of_bytes(max_length: int) -> Tokenizer:
 
 
 def of_file(path: str, max_length: int) -> Tokenizer:
-    """Tokens of a tokenizer.json file of Hugging Face's `tokenizers`, without added special tokens.
+    """Tokenizer of a tokenizer.json file of Hugging Face, without added special tokens.
 
     The file defines the encoding of unknown characters. Raises UserError for a file that is not a
     tokenizer.
@@ -147,7 +147,7 @@ def of_file(path: str, max_length: int) -> Tokenizer:
     failure = f"data.tokenizer_path={path} cannot be read"
     with explained(failure, "name a tokenizer.json of the package tokenizers"):
         tokens = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        tokens.encode("\uffff")  # fails if the token for unknown characters has no number
+        tokens.encode("\uffff")  # fails if the token for unknown characters is not numbered
         if not tokens.get_vocab():
             raise ValueError("it has no vocabulary")
         size = 2 + max(tokens.get_vocab().values())  # numbers may be left out

@@ -1,8 +1,8 @@
 """Tensors of PyTorch's files (.pt, .pth), read without PyTorch, which takes hundreds of megabytes.
 
 Such a file is a zip archive with `data.pkl`, a pickle of the saved object, and `data/<key>`, the
-bytes of each tensor's storage. Before PyTorch 1.6, it was a stream of pickles, the fourth with the
-object, followed by the storages.
+bytes of each tensor's storage. Before PyTorch 1.6, it was a stream of pickles followed by the
+storages. The fourth pickle contained the object.
 """
 
 import collections
@@ -43,7 +43,7 @@ class _Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that was not read: a view of a storage, with `offset` and `strides` in elements."""
+    """A tensor that was not read, as a view of a storage (`offset`, `strides` in elements)."""
 
     storage: _Storage
     offset: Any
@@ -57,7 +57,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Sto
     return StoredTensor(storage, offset, shape, strides)
 
 
-# All that a pickle may import. Nothing here leads to other objects of Python.
+# Everything that a pickle may import. Nothing here leads to other objects of Python.
 _IMPORTS: dict[str, Any] = {
     "collections.OrderedDict": collections.OrderedDict,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -67,7 +67,7 @@ _IMPORTS: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Runs no code of a pickle; `dtypes` contains the types of its storages by key."""
+    """Unpickles without running code. `dtypes` contains the types of storages by key."""
 
     def __init__(self, file: BinaryIO | io.BytesIO) -> None:
         super().__init__(file)
@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            # A stream has a sixth item, None unless the storage is a view of another one.
+            # A stream contains a sixth item, None unless the storage is a view of another storage.
             case ("storage", str(name), str(key), str(), int(), *rest) if not any(rest):
                 self.dtypes[key] = _DTYPES[name]
                 return _Storage(key, _DTYPES[name])
@@ -94,11 +94,11 @@ def read(
     *,
     streams: bool = False,
 ) -> Any:
-    """Object saved by torch.save: dicts, lists, tuples, numbers, strings and tensors.
+    """Object saved by torch.save, of dicts, lists, tuples, numbers, strings and tensors.
 
     A tensor is a read-only NumPy array, a view of its storage, if `want(path)` is true for the keys
-    and indices that lead to it; other tensors are StoredTensors and are not read. `streams` also
-    allows the format before PyTorch 1.6, which has no checksums. Raises UserError if the file is
+    and indices that lead to it. Other tensors are StoredTensors and are not read. `streams` also
+    allows the format before PyTorch 1.6, which lacks checksums. Raises UserError if the file is
     missing, not a PyTorch file, damaged, or contains anything else.
     """
     try:
@@ -142,7 +142,7 @@ def _open_stream(file: BinaryIO) -> tuple[Any, Storages]:
 
 
 def _resolved(value: Any, path: Path, storages: Storages, want: Callable[[Path], bool]) -> Any:
-    """The saved object with wanted tensors as arrays; NumPy checks that views fit a storage."""
+    """The saved object with wanted tensors as arrays. NumPy checks that views fit a storage."""
     if isinstance(value, StoredTensor):
         if not want(path):
             return value

@@ -1,6 +1,6 @@
-"""Training: one loop for every latent space.
+"""Training of any latent space in one loop.
 
-In reading order: state, update, loop.
+The file defines the state, the update and the loop, in this order.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from lzn_jax.run.processes import Interrupted, Interruption
 from lzn_jax.trained_model import TrainedModel
 
 MAX_SKIPPED_IN_A_ROW = 100
-MORE_EVALUATION = 60  # seconds that evaluation may take beyond those of training
+MORE_EVALUATION = 60  # seconds that evaluation may take longer than training
 STALLED_AFTER = 600.0  # seconds of a step, after which all stacks are written to stderr
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")  # of a state
 
@@ -79,7 +79,7 @@ def init_state(
 
 
 def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Model:
-    """Model for evaluation: EMA weights, and context anchors computed with them."""
+    """Model for evaluation, with EMA weights and context anchors computed with them."""
     variables = join_variables(state.ema, state.constants)
     return Model(variables, space.context(variables, train))
 
@@ -90,7 +90,7 @@ def save_state(
     space: LatentSpace | None = None,
     train: Examples | None = None,
 ) -> None:
-    """Starts to save a state, and with `space` and `train` context anchors of its EMA weights."""
+    """Starts saving a state and, with `space` and `train`, context anchors of its EMA weights."""
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
     if space is not None and train is not None:
@@ -103,7 +103,7 @@ def save_state(
 
 
 def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
-    """State of the newest intact checkpoint, placed as `shapes` are, or None without one."""
+    """State of the newest intact checkpoint, placed like `shapes`. None without a checkpoint."""
     targets = {"params": shapes.params, "optimizer": shapes.optimizer}
     targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
     restored = checkpoints.restore(targets)
@@ -127,8 +127,8 @@ def _counters(values: Mapping[str, int], placement: Sharding) -> dict[str, jax.A
 def still_training(
     step: Int[Array, ""], training: ConfigDict, networks: list[str]
 ) -> dict[str, Bool[Array, ""]]:
-    """Whether each network is still trained at `step`; the decoder may stop early (paper E.1)."""
-    stops = {"decoder": training.get("decoder_steps")}  # a field of spaces of several types
+    """Whether each network is still trained at `step`. The decoder may stop early (paper E.1)."""
+    stops = {"decoder": training.get("decoder_steps")}  # a field of spaces with several types
     return {
         network: jnp.asarray(True) if stops.get(network) is None else step < stops[network]
         for network in networks
@@ -138,7 +138,7 @@ def still_training(
 def learning_rates(
     training: ConfigDict, networks: list[str], step: int, skipped: int
 ) -> dict[str, float]:
-    """`learning_rate_NETWORK` of update number `step`, from 1, after `skipped` skipped ones."""
+    """`learning_rate_NETWORK` of update number `step`, from 1, after `skipped` updates."""
     index, count = jnp.int32(step - 1), jnp.int32(step - 1 - skipped)  # optimisers count the latter
     active, rates = still_training(index, training, networks), schedules(training, networks)
     return {f"learning_rate_{n}": float(active[n] * rate(count)) for n, rate in rates.items()}
@@ -193,9 +193,9 @@ def update_state(
     training: ConfigDict,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on a global batch: gradient, optimiser, EMA; skipped if it is not finite.
+    """Updates a state on a global batch by gradient, optimiser and EMA, unless not finite.
 
-    Columns of the batch may replace random draws, see `LatentSpace.loss`. Returns the state and the
+    Columns of the batch may replace random draws (see `plan.loss`). Returns the state and the
     metrics.
     """
     active = still_training(state.step, training, list(state.params))
@@ -228,7 +228,7 @@ def jit_update(
 ) -> Any:
     """`update_state` as a jitted (state, batch) -> (state, metrics), which donates the state.
 
-    States have the placement of `state`, which may consist of shapes.
+    States are placed like `state`, which may consist of shapes.
     """
     update = functools.partial(
         update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
@@ -262,10 +262,10 @@ class _Run:
 def train_and_evaluate(
     config: ConfigDict, workdir: Path, interruption: Interruption | None = None
 ) -> int:
-    """Trains to the end, from the newest checkpoint or from scratch; returns the exit code.
+    """Trains to the end, from the newest checkpoint or from scratch. Returns the exit code.
 
-    `interruption` has the signals of the command; by default none are received. Raises UserError if
-    the folder holds a run of a different config or cannot be written.
+    `interruption` receives the signals of the command, by default none. Raises UserError if the
+    folder contains a run of a different config or cannot be written.
     """
     workdirs.prepare(config, workdir, is_training=True)
     mesh = models.built(devices.training_mesh, config.training)
@@ -298,7 +298,7 @@ def train_and_evaluate(
 
 
 def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh: Mesh) -> _Run:
-    """Builds the run; only if nothing fails does it write the config into the work folder."""
+    """Builds the run. Writes the config into the work folder only if nothing fails."""
     goodput = log.Goodput()
     with goodput("init"):
         space = LatentSpace(config, mesh)
@@ -336,7 +336,7 @@ def training_batches(config: ConfigDict, space: LatentSpace, train: Examples) ->
 def _start(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, Any, float]:
     """State of the newest checkpoint or the first, the compiled update, and its operations.
 
-    Moves the batches to the state's step.
+    Also moves the batches to the state's step.
     """
     init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
     shard = run.config.training.shard_parameters
@@ -354,7 +354,7 @@ def _start(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, Any, float]
         lowered, operations = _lower_update(run, shapes)
         compiled = thread.submit(lowered.compile)
         if state is None:
-            # It runs once, so only the compile time matters: a quarter without optimisations.
+            # It runs once, so only the compile time matters, a quarter without optimisations.
             fast = {"xla_backend_optimization_level": 0}
             placement = jax.tree.map(lambda a: a.sharding, shapes)
             state = jax.jit(init, out_shardings=placement, compiler_options=fast)()
@@ -381,7 +381,7 @@ def _lower_update(run: _Run, shapes: TrainState) -> tuple[Any, float]:
 
 @contextlib.contextmanager
 def _decoded_meanwhile(images: pixels.Images | None) -> Iterator[None]:
-    """Decodes training images in the background, and at the end raises for unreadable ones."""
+    """Decodes training images in the background, and raises at the end if any is unreadable."""
     if not isinstance(images, pixels.EncodedImages):
         yield
         return
@@ -408,7 +408,7 @@ def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
 def _loop(
     run: _Run, checkpoints: Checkpoints, state: TrainState, update: Any, operations: float
 ) -> tuple[TrainState, int]:
-    """Trains, saves and evaluates until the run ends or must stop; returns state and exit code.
+    """Trains, saves and evaluates until the run ends or must stop. Returns state and exit code.
 
     The checkpoint of a step is written before its evaluation. A run that is killed in between loses
     no step and repeats the evaluation when it resumes.
@@ -473,9 +473,9 @@ def _loop(
 def _evaluate_once(
     run: _Run, state: TrainState, step: int, metric_log: log.MetricLog, metrics: log.LateMetrics
 ) -> None:
-    """Evaluates, unless the log has an evaluation of this step from before the run was resumed.
+    """Evaluates, unless the log contains an evaluation of this step from an earlier start.
 
-    Raises `Interrupted` at a signal to stop; the resumed run then evaluates again.
+    Raises `Interrupted` at a signal to stop. The resumed run then evaluates again.
     """
     if metric_log.has(step, "evaluation_seconds"):
         return

@@ -1,8 +1,8 @@
 """API of a trained run, as returned by `lzn_jax.load(workdir)`.
 
 Each method performs one task on any number of samples, in batches that are divided over the
-devices. Tasks are calls of the pure functions of `lzn_jax.inference`: `classify`, `sample` and
-`generate` are translations as well.
+devices. Methods call the pure functions of `lzn_jax.inference`. `classify`, `sample` and `generate`
+are translations too.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ NUM_IMAGES = 11
 def paths(
     noise: Float[np.ndarray, "2 ..."], condition: Condition
 ) -> tuple[Float[np.ndarray, " k"], tuple[Array, Condition]]:
-    """Weights of the second of two images, and (noise, condition) along the path to it.
+    """Weights of the second image, and (noise, condition) along the path between two images.
 
     Latents, drawn at α = 1, and noise follow a great circle, which keeps Gaussian draws Gaussian.
     Further conditions are interpolated linearly.
@@ -57,7 +57,7 @@ def straight_line(
 def great_circle(ends: Float[Array, "2 ..."], weights: Float[Array, " k"]) -> Float[Array, "k ..."]:
     """Spherical interpolation (Shoemake, 1985), given weights in [0, 1] of the second point.
 
-    Linear if the points have the same or opposite directions.
+    The interpolation is linear if the points lie in the same or opposite directions.
     """
     norms = jnp.linalg.norm(ends.reshape(2, -1), axis=1)
     cosine = jnp.vdot(ends[0], ends[1]) / jnp.maximum(jnp.prod(norms), 1e-12)
@@ -79,11 +79,11 @@ _NEAR_SHARE = 0.999  # of training samples, that are not far
 class TrainedModel:
     """A latent space with trained weights and context anchors.
 
-    Images are NumPy or JAX arrays (n, h, w, c) uint8 with the size and channels of `config.data`;
-    results are NumPy arrays. With context anchors, the result for a sample does not depend on the
-    other samples; without (`latent.context_size` 0), the samples of a call cut the zones. All
-    random numbers of a call derive from `key` and the row of a sample; the default is the key of
-    the config's seed, which the command line uses as well.
+    Images are NumPy or JAX arrays (n, h, w, c) uint8 with the size and channels of `config.data`.
+    Results are NumPy arrays. With context anchors, the result for a sample does not depend on the
+    other samples. Without them (`latent.context_size` 0), the samples of a call cut the zones. All
+    random numbers of a call derive from `key` and the row of a sample. By default `key` is the key
+    of the config's seed, as on the command line.
 
     All methods raise UserError for invalid samples and for tasks that the run does not support.
 
@@ -106,12 +106,12 @@ class TrainedModel:
 
     @property
     def has_latents(self) -> bool:
-        """Whether the run has encoders; a plain rectified flow has none."""
+        """Whether the run uses encoders, unlike a plain rectified flow."""
         return bool(self.space.encoders)
 
     @property
     def main_type(self) -> str:
-        """The first data type of the config: images, if the space has them."""
+        """The first data type of the config, which is images if the space contains images."""
         return next(iter(self.space.types))
 
     @property
@@ -121,12 +121,12 @@ class TrainedModel:
 
     @property
     def main_feature(self) -> str:
-        """Name of the main feature among those that `embed` returns."""
+        """Name of the main feature in the results of `embed`."""
         return self._encoder(self.main_type).main_feature
 
     @property
     def translations(self) -> tuple[tuple[str, str], ...]:
-        """(source, target) of the supported translations; a baseline has none."""
+        """Supported translations (source, target), none for a baseline."""
         if self.config.objective != "lzn":
             return ()
         encoders = self.space.encoders
@@ -158,16 +158,16 @@ class TrainedModel:
         noise: str | None = None,
         index: Int[np.ndarray, " n"] | None = None,
     ) -> Float[np.ndarray, "n q"]:
-        """Latents of anchors of a data type, each computed among context anchors (paper §2.2.1).
+        """Latents of a data type's anchors, each computed among context anchors (paper §2.2.1).
 
         Args:
           anchors: anchors of samples.
-          noise_scale: α; 0 gives the centre of each zone.
+          noise_scale: α. 0 gives the centre of each zone.
           key: random key.
-          source: data type of the anchors; default: the main type.
-          among: context anchors in place of the run's; if empty, only `anchors` cut the zones.
-          noise: name of the noise; sets of samples need different names for independent noise.
-          index: index of each row's noise; default: the row.
+          source: data type of the anchors, by default the main type.
+          among: context anchors in place of the run's. If empty, only `anchors` cut the zones.
+          noise: name of the noise. Sets of samples need different names for independent noise.
+          index: index of each row's noise, by default the row.
         """
         source = source or self.main_type
         key, name = key_or_seed(key, self.config.seed), noise or source
@@ -190,10 +190,10 @@ class TrainedModel:
         *,
         source: str | None = None,
     ) -> Float[np.ndarray, "n q"]:
-        """Latents of samples, each computed among context anchors of its type (paper §2.2.1).
+        """Latents of samples, each computed among its type's context anchors (paper §2.2.1).
 
-        `noise_scale` is α: 1 draws from the whole zone, 0 gives its centre; the default is
-        `config.latent.noise_scale`.
+        `noise_scale` is α, by default `config.latent.noise_scale`. 1 draws from the whole zone, and
+        0 gives its centre.
         """
         source = source or self.main_type
         scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
@@ -210,8 +210,8 @@ class TrainedModel:
     ) -> Samples:
         """Translates samples from one data type to another, see `translations` (paper Fig. 1).
 
-        Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
-        of the source's latents; the default is `default_scale`.
+        Images are (n, h, w, c) uint8, labels (n,) int, and texts a list of strings. `noise_scale`
+        is α of the source's latents, by default `default_scale`.
         """
         self.check_pair(source, target)
         if noise_scale is None:
@@ -220,10 +220,10 @@ class TrainedModel:
         return self._samples(target, self._made(encoded, source, target, noise_scale, key))
 
     def default_scale(self, source: str, target: str) -> float:
-        """α of the source's latents in a translation: 1 from labels or to images, otherwise 0.
+        """Default α of a translation, 1 from labels or to images and otherwise 0.
 
-        It is at most the α at which the two types are aligned, unless the decoder is conditioned on
-        the source: latents further from the zone's centre are in zones of other samples.
+        Unless the decoder is conditioned on the source, α is at most the α of the alignment of both
+        types. Latents further from the zone's centre lie in zones of other samples.
         """
         types, space = self.space.types, self.space
         scale = max(types[source].source_scale, types[target].target_scale)
@@ -235,17 +235,17 @@ class TrainedModel:
         return min([scale, *(draw.scale for draw in between if draw.scale is not None)])
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Samples:
-        """Decodes `count` latents of the prior as samples of a data type."""
+        """Decodes `count` latents from the prior to samples of a data type."""
         self.check_pair(None, target)
         return self._samples(target, self.draw(count, None, key, target=target))
 
     def embed(
         self, images: Images, key: PRNGKeyArray | None = None, *, noise: str | None = None
     ) -> dict[str, Float[np.ndarray, "n d"]]:
-        """Features of samples of the main type by name, see `main_feature`.
+        """Features of samples of the main type by name (see `main_feature`).
 
-        These are the encoder's features, `latent` and `latent_centre` (α = 0). `noise` names the
-        noise of `latent`, see `draw_latents`.
+        They are the encoder's features, `latent` and `latent_centre` (α = 0). `noise` names the
+        noise of `latent` (see `draw_latents`).
         """
         source = self.main_type
         encoder, images = self._encoder(source), self._encoded(images, source)
@@ -273,8 +273,8 @@ class TrainedModel:
     ) -> Bool[np.ndarray, " n"] | None:
         """Whether samples are far from the training data: their classes mean little.
 
-        Far: further from the nearest context anchor than 99.9 % of context anchors are from theirs.
-        None for fewer than two context anchors and for anchors that are infinite or NaN.
+        A sample is far if its nearest context anchor is farther than for 99.9 % of the context
+        anchors. None for fewer than two context anchors and for anchors that are infinite or NaN.
         """
         from sklearn.neighbors import NearestNeighbors  # here, as it takes a second
 
@@ -295,7 +295,7 @@ class TrainedModel:
         return inference.Predictions(**self._by_class(inference.predict, latents))
 
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
-        """Probabilities of all classes at the centre of each image's zone; rows sum to 1."""
+        """Probabilities of all classes at the centre of each image's zone. Rows sum to 1."""
         encoded = self._encoded(images, self.main_type)
         self.check_pair(self.main_type, self.class_type or "label")
         latents = self._latents_of(encoded, self.main_type, 0.0)
@@ -317,7 +317,7 @@ class TrainedModel:
     ) -> Examples:
         """Generates `count` images of the classes `labels` (paper §3, §5).
 
-        By default all classes have equal shares. Without classes the labels of the result are -1.
+        By default all classes get equal shares. Without classes the labels of the result are -1.
         """
         self.check_pair(None, self.main_type)
         classes = self._checked_labels(labels, count)
@@ -353,7 +353,8 @@ class TrainedModel:
         """Reconstructs samples of the main type from their own noise (paper C.3).
 
         Returns samples as `output` of the type, such as `images`, and their l2 `errors`, for images
-        in units of [-1, 1]. If the decoder needs labels, the default is the result of `classify`.
+        in units of [-1, 1]. If the decoder needs labels, they are by default the result of
+        `classify`.
         """
         images = self._encoded(images, self.main_type)
         self._check_inverts()
@@ -392,7 +393,7 @@ class TrainedModel:
         return self.space.types[name].decoded(kept)
 
     def check_pair(self, source: str | None, target: str) -> None:
-        """Raises UserError if the run does not support a translation (source None: generation)."""
+        """Raises UserError for an unsupported translation, or generation if the source is None."""
         pairs = self.translations
         targets = {target for _, target in pairs} | set(self.space.decoders)
         if (source, target) not in pairs and not (source is None and target in targets):
@@ -401,7 +402,7 @@ class TrainedModel:
             raise UserError(f"the run does not {start} {target}; it translates {named}")
 
     def _samples(self, target: str, decoded: Mapping[str, np.ndarray]) -> Samples:
-        """Samples of a type in the result of `inference.decode`, in the form that users pass."""
+        """Samples of a type in the result of `inference.decode`, in the form for users."""
         data_type = self.space.types[target]
         is_decoded = target in self.space.decoders
         return data_type.decoded(decoded[data_type.output if is_decoded else "classes"])
@@ -415,7 +416,7 @@ class TrainedModel:
         key: PRNGKeyArray | None = None,
         count: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Result of `inference.translate` for encoded samples, or `count` latents of the prior."""
+        """Result of `inference.translate` for encoded samples, or for `count` prior latents."""
         request: dict[str, Samples] = {"index": np.arange(count or len(samples))}
         if source is not None:
             request["samples"] = samples
@@ -467,7 +468,7 @@ class TrainedModel:
         return self.space.in_batches(call, examples, description=description)
 
     def _encoder(self, name: str) -> Any:
-        """The encoder of a type; raises UserError if it has none."""
+        """The encoder of a type. Raises UserError if it is missing."""
         encoders = self.space.encoders
         if name not in encoders:
             listed = ", ".join(encoders) or "none, as latent.enabled=False"

@@ -10,6 +10,7 @@ import pytest
 import small
 
 from lzn_jax import data, inference, loading, main, plan, plots, zoning
+from lzn_jax.data import digits as digits_data
 from lzn_jax.data_types import Context, Model, Zones
 from lzn_jax.data_types import text as text_module
 from lzn_jax.errors import UserError
@@ -524,7 +525,7 @@ def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it(mo
     model = TrainedModel(world(decoder__condition="None").space, Model({}, {}), 0)
     made = {"images": digits()[0].images[:1], "tokens": np.asarray(world().batch["tokens"])}
     monkeypatch.setattr(TrainedModel, "_made", lambda *_, **__: made)
-    found = DigitCaptions(model, digits()[0], None)._from_prior()
+    found = DigitCaptions(model, digits()[0], digits_data.ruler())._from_prior()
     assert found.keys() == {
         "text_well_formed", "text_total_variation", "real_text_total_variation",
     }  # fmt: skip

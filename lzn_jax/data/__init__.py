@@ -21,15 +21,15 @@ _log = logging.getLogger(__name__)
 
 
 class Examples(NamedTuple):
-    """Examples of one split, one in each row.
+    """Examples of one split, one per row.
 
     Attributes:
-      images: `Images` (n, h, w, c) uint8, or None; generated images are always an array.
+      images: `Images` (n, h, w, c) uint8, or None. Generated images are always an array.
       labels: (n,) int32.
-      texts: (n,) strings, empty for an example without a text; None in a data set without texts.
+      texts: (n,) strings, empty for an example without a text. None in a data set without texts.
       left_out: descriptions of texts and images that do not form a pair.
-      image_ids: (n,) number of each example's image; None: every example has its own image.
-      groups: (n,) numbers of groups that no split divides; None: images are the groups.
+      image_ids: (n,) number of each example's image. None means one image per example.
+      groups: (n,) numbers of groups that no split divides. None means that images are the groups.
       more: additional columns (n, ...) by name, for example of a user's data type.
     """
 
@@ -43,12 +43,12 @@ class Examples(NamedTuple):
 
     @property
     def units(self) -> Int[np.ndarray, " n"]:
-        """(n,) numbers of what no split divides: groups, or else images, or else examples."""
+        """(n,) numbers of the units that no split divides: groups, images or examples."""
         own = np.arange(len(self.labels))
         return next(each for each in (self.groups, self.image_ids, own) if each is not None)
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "Examples":
-        """The examples at these rows; encoded images are not decoded."""
+        """The examples at these rows. Encoded images are not decoded."""
 
         def take(values: Any) -> Any:
             if isinstance(values, EncodedImages):
@@ -63,7 +63,7 @@ class Examples(NamedTuple):
 def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
     """The examples at these rows with their images decoded.
 
-    With `data.skip_unreadable` examples with unreadable images are left out; otherwise they raise
+    With `data.skip_unreadable`, examples with unreadable images are left out. Otherwise they raise
     UnreadableImageError.
     """
     if not isinstance(examples.images, EncodedImages):
@@ -86,7 +86,7 @@ def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
 def fixed_images(
     size: int, channels: int, classes: int, *, flip: bool, **sizes: Any
 ) -> dict[str, Field]:
-    """Fields of a data set with fixed channels and classes; `sizes` limits the image size."""
+    """Fields of a data set with fixed channels and classes. `sizes` limits the image size."""
     field = functools.partial(Field, int, from_data=True)
     return {
         "data.image_size": field("height and width in pixels", size, **sizes),
@@ -100,7 +100,7 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
     """One split of the data set in a config's `data` group.
 
     The validation split consists of `data.validation` training examples, drawn with
-    `data.validation_seed`; the training split excludes them. Raises UserError for a data set that
+    `data.validation_seed`. The training split excludes them. Raises UserError for a data set that
     cannot be read, for an empty validation split and, without `data.skip_unreadable`, for texts or
     images that do not form a pair.
     """
@@ -121,7 +121,7 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
 
 
 def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
-    """As `load`, but texts and images that form no pair are no error; see `Examples.left_out`."""
+    """Like `load`, but lists texts and images that form no pair in `Examples.left_out`."""
     with parts.mistakes(f"data {data.name!r}"):
         examples = parts.get("data", data.name).load(data, split)
     if not isinstance(examples, Examples):
@@ -144,7 +144,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def label_names(data: ConfigDict) -> list[str]:
-    """Name of each class by label, or the label itself if there is no name or it is unreadable."""
+    """Name of each class by label, or the label itself if the name is empty or unreadable."""
     try:
         names = class_names(data)
     except UserError:
@@ -167,7 +167,7 @@ def licence(data: ConfigDict) -> str:
 def background(data: ConfigDict) -> bool | None:
     """Whether the background of the training images is light.
 
-    None if it differs, if images have colours, or if they cannot be read, which is logged.
+    None if backgrounds differ, if images are coloured, or if they cannot be read, which is logged.
     """
     if data.channels != 1 or data.get("invert_input") is not None:
         return None
@@ -187,16 +187,16 @@ def set_apart(
     field: str = "data.validation",
     counted: Any = slice(None),
 ) -> Bool[np.ndarray, " n"]:
-    """Mask of about `count` examples out of n, stratified by class, or by text for texts as labels.
+    """Mask of about `count` examples out of n, stratified by label (or by text).
 
-    Groups are never divided: the part exceeds `count` if its last group does. The class of a group
-    is that of its first example. Only the `counted` rows count, such as the first of each image.
-    Raises UserError, naming the `field`, if none of them is left.
+    Groups are never divided, so the last group may exceed `count`. The first example determines the
+    class of a group. Only the `counted` rows count, such as the first row of each image. Raises
+    UserError, which names the `field`, if no such row is left.
     """
     groups = np.arange(len(labels)) if groups is None else groups
     names, first, sizes = np.unique(groups[counted], return_index=True, return_counts=True)
     classes = labels[counted][first]
-    # Systematic sampling: the position of a group in its shuffled class, as a share of the class.
+    # Systematic sampling by the position of a group in its shuffled class, as a share of the class.
     rng, place = np.random.default_rng(seed), np.empty(len(names))
     ends = np.cumsum(np.unique(classes, return_counts=True)[1])
     for members in np.split(np.argsort(classes, kind="stable"), ends[:-1]):
@@ -212,7 +212,7 @@ def set_apart(
 
 
 def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
-    """Training and evaluation examples; the latter are the validation split if there is one.
+    """Training examples, and the examples to evaluate: the validation split if there is one.
 
     Raises UserError for a data set that cannot be read or is too small for the config.
     """
@@ -228,10 +228,10 @@ def measured_set(data: ConfigDict) -> str:
 
 
 def fit_context(config: ConfigDict) -> ConfigDict:
-    """The config with at most as many context anchors as training examples.
+    """Limits the number of context anchors of a config to the number of training examples.
 
-    Without a validation split the config is unchanged. Raises UserError for a data set that cannot
-    be read.
+    Without a validation split, the config is returned unchanged. Raises UserError for a data set
+    that cannot be read.
     """
     if not config.data.validation:
         return config
@@ -249,7 +249,7 @@ def check_context(config: ConfigDict, count: int, examples: str) -> None:
 
 
 def _too_large(config: ConfigDict, count: int) -> dict[str, int]:
-    """Context sizes above `count` by config group, except texts: few of them are distinct."""
+    """Context sizes above `count` by config group, except for texts, which may repeat."""
     groups = config.to_dict() if has_latents(config) else {}
     sizes = {n: g.get("context_size", 0) for n, g in groups.items() if isinstance(g, dict)}
     return {name: size for name, size in sizes.items() if size > count and name != "text"}

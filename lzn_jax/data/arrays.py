@@ -1,4 +1,4 @@
-"""Examples in memory, which `lzn_jax.fit` receives: arrays and lists."""
+"""Examples in memory, which `lzn_jax.fit` receives as arrays and lists."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from lzn_jax.progress import progress
 
 @dataclasses.dataclass(eq=False)
 class Given:
-    """Examples in memory; `load` finds them by their checksum while this object exists."""
+    """Examples in memory. `load` finds them by their checksum while this object exists."""
 
     train: Examples
     test: Examples | None
@@ -37,7 +37,7 @@ _GIVEN = WeakValueDictionary[str, Given]()
 
 
 def keep(train: Any, test: Any = None) -> Given:
-    """The examples in a form that `load` finds, see `as_examples`."""
+    """Keeps examples for `load` (see `as_examples`)."""
     given = as_examples(train), None if test is None else as_examples(test)
     digest = hashlib.sha256()
     for examples in filter(None, given):
@@ -55,7 +55,7 @@ def keep(train: Any, test: Any = None) -> Given:
 
 
 def _checksums(images: EncodedImages) -> list[str]:
-    """The sha256 of each file's content, "" if unreadable; takes 3 s for 20,000 files of 50 kB."""
+    """The sha256 of each file's content, "" if unreadable. 20,000 files of 50 kB take 3 s."""
     found = [""] * len(images)
     with progress(len(images), "reading images", unit="image", brief=True) as bar:
         for row in range(len(images)):
@@ -93,9 +93,9 @@ def as_examples(given: Any) -> Examples:
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """One split; images of other sizes or channels than the config's are converted when read.
+    """One split. Images are converted to the config's size and channels when read.
 
-    Raises UserError if the examples were given in a different process, or have further classes.
+    Raises UserError if the examples were given in a different process, or contain further classes.
     """
     given = _given(data)
     test = given.test if split == "test" and data.holdout is None else None
@@ -120,7 +120,7 @@ def _given(data: ConfigDict) -> Given:
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """Numbers instead of names."""
+    """Numbers of the classes in place of names."""
     labels = _given(data).train.labels if data.num_classes is None else ()
     return tuple(map(str, range(data.num_classes or max(labels, default=0) + 1)))
 
@@ -131,7 +131,7 @@ def has_test(data: ConfigDict) -> bool:
 
 
 class _Uncompressed(Rows):
-    """Arrays as files of images, so that they are resized and converted as other files are."""
+    """Arrays as files of images, so that they are resized and converted like other files."""
 
     def __init__(self, images: np.ndarray) -> None:
         super().__init__(np.arange(len(images)))

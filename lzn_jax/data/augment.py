@@ -1,9 +1,9 @@
 """SimCLR's augmentations on the device, one image and one key at a time (arXiv:2002.05709, A).
 
-All functions but `augment` map float32 planes (c, h, w) in [0, 1] to such planes: the compiler
-vectorises over rows of pixels, several times as fast as over three channels. c is 1 or 3; a grey
-image is treated as three equal planes. There is no branching, because under vmap every branch would
-be computed for every image.
+All functions but `augment` map float32 planes (c, h, w) in [0, 1] to such planes. The compiler
+vectorises over rows of pixels, several times as fast as over three channels. c is 1 or 3. A grey
+image is treated as three equal planes. There is no branching, because vmap would compute every
+branch for every image.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Settings of `augment`; the defaults are those of the paper's representation study.
+    """Settings of `augment`, by default of the paper's representation study.
 
-    A strength s of brightness, contrast or saturation gives factors in [max(0, 1 - s), 1 + s].
+    A strength s of brightness, contrast or saturation draws factors from [max(0, 1 - s), 1 + s].
     """
 
     flip: bool = True  # mirrors half of the images
@@ -46,13 +46,13 @@ class Augmentation:
 
 
 def augmentation_of(config: ConfigDict) -> Augmentation:
-    """The augmentation settings of a config; the smallest crop is a setting of `pixels.Views`."""
+    """Augmentation settings of a config. The smallest crop is a setting of `pixels.Views`."""
     fields = {name: value for name, value in config.augmentation.items() if name != "min_area"}
     return Augmentation(flip=config.data.flip, **fields)
 
 
 class Jitter(NamedTuple):
-    """A change of colours: three blends in random order and a hue shift between them."""
+    """A change of colours by three blends in random order and a hue shift between them."""
 
     order: Int[Array, "3"]  # permutation of brightness 0, contrast 1, saturation 2
     factors: Float[Array, "3"]  # of brightness, contrast, saturation
@@ -63,7 +63,7 @@ class Jitter(NamedTuple):
 def augment(
     image: UInt8[Array, "h w c"], key: PRNGKeyArray, settings: Augmentation
 ) -> Float[Array, "h w c"]:
-    """The image after flip, colour jitter, greyscale and blur, in this order; values in [-1, 1].
+    """Image in [-1, 1] after flip, colour jitter, greyscale and blur, in this order.
 
     Consumes the key. Raises UserError for a blur kernel that is too large for the image.
     """
@@ -94,7 +94,7 @@ def augment(
 
 
 def draw_jitter(key: PRNGKeyArray, strengths: Float[Array, "3"], hue: float) -> Jitter:
-    """A random jitter: all 24 orders are equally likely, factors and shift are uniform."""
+    """Draws a jitter. All 24 orders are equally likely, and factors and shift are uniform."""
     order_key, factors_key, place_key, shift_key = jax.random.split(key, 4)
     lowest = jnp.maximum(0, 1 - strengths)
     return Jitter(
@@ -106,11 +106,10 @@ def draw_jitter(key: PRNGKeyArray, strengths: Float[Array, "3"], hue: float) -> 
 
 
 def apply_jitter(image: Float[Array, "c h w"], jitter: Jitter) -> Float[Array, "c h w"]:
-    """The image after the blends before the hue shift, the shift and the blends after it.
+    """Image after the blends before the hue shift, the shift, and the blends after it.
 
-    All three blends are computed on both sides of the shift, with factor 1 (no change) on the side
-    where they do not belong. So the shift, the most expensive change, is computed once and not at
-    each of four places.
+    All three blends are computed on both sides of the shift, with factor 1 (no change) on the wrong
+    side. The shift, the most expensive change, is then computed once instead of at four places.
     """
     factors = jitter.factors[jitter.order]
     is_before = jnp.arange(3) < jitter.hue_place
@@ -127,13 +126,13 @@ def _blend(
 ) -> Float[Array, "c h w"]:
     """factor · image + (1 - factor) · other, clipped to [0, 1].
 
-    `other` is black for brightness, the mean luminance for contrast, the luminance for saturation.
+    `other` is black for brightness, mean luminance for contrast, and luminance for saturation.
     """
     luminance = _luminance(image)
     other = jnp.select(
         [kind == _BRIGHTNESS, kind == _CONTRAST], [0, luminance.mean(axis=-1).mean()], luminance
     )
-    # This form keeps the image exactly where the factor is 1 or `other` equals the image.
+    # This form changes no bit where the factor is 1 or `other` equals the image.
     return jnp.clip(image + (1 - factor) * (other - image), 0, 1)
 
 
@@ -144,7 +143,7 @@ def _luminance(image: Float[Array, "c h w"]) -> Float[Array, "h w"]:
 
 
 def shift_hue(image: Float[Array, "c h w"], shift: Float[Array, ""]) -> Float[Array, "c h w"]:
-    """The image with the HSV hue shifted by `shift` turns, saturation and value unchanged.
+    """Shifts the HSV hue of an image by `shift` turns. Saturation and value do not change.
 
     With value v, chroma d = v - minimum and hue h in sixths of a turn, a channel is
     v - d · clip(2 - |h - o|, 0, 1), where |h - o| is the distance on the circle. A channel is
@@ -170,7 +169,7 @@ def gaussian_blur(
 ) -> Float[Array, "c h w"]:
     """The image convolved along both axes with exp(-k² / 2σ²), |k| <= kernel_size // 2.
 
-    The kernel is normalised to sum 1; the image is padded by reflection about its border pixels.
+    The kernel is normalised to sum 1. The image is padded by reflection about its border pixels.
     Raises UserError unless the kernel size is odd and at most 2 · side - 1.
     """
     radius = kernel_size // 2
@@ -181,16 +180,16 @@ def gaussian_blur(
             f"pixels: choose an odd number up to {largest}"
         )
     rows, columns = (_blur_matrix(length, sigma, radius) for length in image.shape[1:])
-    # A TPU's default precision would round to 8 bits, a whole level of a pixel.
+    # A TPU's default precision would round to 8 bits, a full level of a pixel.
     image = jnp.einsum("chw,vw->chv", image, columns, precision=lax.Precision.HIGH)
     return jnp.einsum("uh,chv->cuv", rows, image, precision=lax.Precision.HIGH)
 
 
 def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Array, "n n"]:
-    """Matrix that blurs a line of pixels when multiplied with it: the blurred identity.
+    """The blurred identity, a matrix whose product with a line of pixels blurs the line.
 
-    A matrix product takes more operations than 2 · radius + 1 shifts of the image. But the compiler
-    would fuse the shifts with the preceding operations and recompute these for every shift.
+    A matrix product needs more operations than 2 · radius + 1 shifts of the image. But the compiler
+    would fuse the shifts with preceding operations, which every shift would repeat.
     """
     kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2)
     padded = jnp.pad(jnp.eye(length), [(radius, radius), (0, 0)], mode="reflect")

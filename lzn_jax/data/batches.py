@@ -29,7 +29,7 @@ Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.
 RowTransform = Callable[[Mapping[str, np.ndarray], np.random.Generator], Mapping[str, np.ndarray]]
 
 MAX_WORKERS = 16
-# Fewer images are decoded in seconds, the time that a worker takes to start.
+# Fewer images are decoded within seconds, while a worker still starts.
 MIN_FOR_WORKERS = 1000
 _MAX_CHUNK = 64  # examples that a worker process transfers at a time
 
@@ -37,17 +37,17 @@ _MAX_CHUNK = 64  # examples that a worker process transfers at a time
 class TrainingBatches:
     """Infinite iterator of batches {name: (b, ...)}.
 
-    A batch contains the arrays of `transform`, 'labels' (b,) int32 and the `columns`, which have
-    one row for each example; then `row_transforms` add columns, in turn. Examples without images
-    need no transform.
+    A batch contains the arrays of `transform`, 'labels' (b,) int32 and the `columns`, with one row
+    for each example. Then `row_transforms` add columns, in turn. Examples without images need no
+    transform.
 
-    The order is a new shuffle every epoch, and random numbers of transforms depend on an example's
-    position in the stream. So batch k is the same when reading from the start or resuming at k, and
-    for any number of workers. With `rows` this process only reads those rows of each batch.
+    Every epoch is shuffled anew, and random numbers of transforms depend on an example's position
+    in the stream. Batch k is therefore the same after any start and for any number of workers. With
+    `rows`, this process reads only those rows of each batch.
 
-    `workers` processes decode images, with None one for each core, and none for images in memory
-    and small data sets, which a thread prepares. Threads would not scale beyond about six cores,
-    because decoding a photograph holds the GIL for a sixth of the time.
+    `workers` processes decode images, and None means one per core. A thread prepares images in
+    memory and small data sets. Threads would not scale beyond about six cores, since decoding a
+    photograph blocks the GIL for a sixth of the time.
 
     `next` raises UserError for an unreadable image, unless `data.skip_unreadable` replaces its
     example by the next one (see EncodedImages).
@@ -70,14 +70,14 @@ class TrainingBatches:
         own = range(batch_size)[rows or slice(None)]
         self._rows = _Rows(positions.random_map(load), own, batch_size)
         self.workers = _default_workers(examples) if workers is None else workers
-        self._open: list[Any] = []  # the iterator; empty once closed
+        self._open: list[Any] = []  # the iterator, empty once closed
         weakref.finalize(self, _close, self._open)
         self.seek(0)
 
     def seek(self, step: int) -> None:
         """Makes batch number `step` the next one."""
         self.close()
-        # With chunks, workers prepare parts of the same batch and need less memory.
+        # In chunks, workers prepare parts of the same batch and need less memory.
         own = len(self._rows.own)
         most = min(own, _MAX_CHUNK) if self.workers > 0 else own
         chunk = max(size for size in range(1, most + 1) if own % size == 0)
@@ -95,7 +95,7 @@ class TrainingBatches:
         self._open.append(iter(prefetched))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a whole batch, by name; reads the first image."""
+        """Shapes and dtypes of a whole batch by name. Reads the first image."""
         size, example = self._rows.size, self._rows.stream[0]
         return {
             name: jax.ShapeDtypeStruct((size, *np.shape(value)), value.dtype)
@@ -103,7 +103,7 @@ class TrainingBatches:
         }
 
     def close(self) -> None:
-        """Ends the thread and the workers, as does the end of the program."""
+        """Ends the thread and the workers, like the end of the program."""
         _close(self._open)
 
     def __enter__(self) -> "TrainingBatches":
@@ -118,7 +118,7 @@ class TrainingBatches:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """The rows `own` of every batch of `size` in an infinite stream, one after the other."""
+    """The rows `own` of every batch of `size` in an infinite stream, row by row."""
 
     stream: Any
     own: range
@@ -141,7 +141,7 @@ def _example(
     index: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Arrays of an example, or those of the next example if its image is unreadable."""
+    """Arrays of an example, or of the next example if its image is unreadable."""
     arrays: Mapping[str, np.ndarray] = {}
     if transform is not None and isinstance(examples.images, EncodedImages):
         arrays, index = examples.images.load(index, lambda encoded: transform(encoded, rng))
@@ -155,7 +155,7 @@ def _example(
 
 
 def whole_image(data: ConfigDict) -> Transform:
-    """Transform to {'images': (h, w, c)}: a file after `prepare`, or an array as it is.
+    """Transform to {'images': (h, w, c)}, of a file by `prepare` or of an unchanged array.
 
     With `data.flip` images are mirrored left to right with probability 1/2.
     """

@@ -1,9 +1,9 @@
 """Captions of digits, measured on the images: "a bold seven leaning left".
 
 The weight compares the ink, the mean grey value, with the terciles of all training images. The lean
-compares the slant -μ11/μ02 with the terciles of the training images of the same class; the central
-moments are those of the grey values, x to the right and y downwards. A value equal to a threshold
-is in the higher class.
+compares the slant -μ11/μ02 with the terciles of the training images of the same class. Central
+moments are of grey values, with x to the right and y downwards. A value equal to a threshold
+belongs to the higher class.
 """
 
 import itertools
@@ -19,7 +19,7 @@ LEANS = ("leaning left", "standing upright", "leaning right")
 
 
 class Parts(NamedTuple):
-    """Parts of n captions: indices into DIGITS, WEIGHTS and LEANS, -1 if there is none."""
+    """Parts of n captions, as indices into DIGITS, WEIGHTS and LEANS, or -1."""
 
     digit: Int[np.ndarray, " n"]
     weight: Int[np.ndarray, " n"]
@@ -52,7 +52,7 @@ def ink(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
 
 
 def slant(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
-    """-μ11/μ02: shift to the right for each unit of height; 0 for an image without height."""
+    """-μ11/μ02, the shift to the right per unit of height. 0 for an image without height."""
     grey = images[..., 0].astype(np.float64)
     y, x = (axis.astype(np.float64) for axis in np.indices(grey.shape[1:]))
     total = np.maximum(grey.sum(axis=(1, 2)), 1e-12)
@@ -66,7 +66,7 @@ def slant(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
 
 
 def compose(parts: Parts) -> np.ndarray:
-    """Captions (n,) with the given parts."""
+    """Captions (n,) of the given parts."""
     rows = zip(*parts, strict=True)
     return np.array([f"a {WEIGHTS[w]} {DIGITS[d]} {LEANS[lean]}" for d, w, lean in rows])
 
@@ -74,7 +74,7 @@ def compose(parts: Parts) -> np.ndarray:
 def parse(texts: list[str] | np.ndarray, form: Callable[[list[str]], list[str]] = list) -> Parts:
     """Parts of captions, -1 for other texts.
 
-    `form` maps captions to their form in `texts`, for example that of a tokenizer.
+    `form` maps captions to their form in `texts`, for example a tokenizer's form.
     """
     numbers = list(itertools.product(range(len(DIGITS)), range(len(WEIGHTS)), range(len(LEANS))))
     captions = compose(Parts(*np.array(numbers).T)).tolist()

@@ -1,4 +1,4 @@
-"""scikit-learn's 8x8 digits, which are part of its package."""
+"""scikit-learn's 8x8 digits, which its package contains."""
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -10,7 +10,7 @@ from lzn_jax.parts import flag
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """One split: 1437 training or 360 test digits, with the same share of each class."""
+    """One split of 1437 training or 360 test digits, with the same share of each class."""
     images, labels = _split(split)
     texts = (
         digit_captions.compose(ruler().measure(images, labels)) if data.get("captions") else None

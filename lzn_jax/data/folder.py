@@ -4,10 +4,10 @@
     PATH/CLASS/*.jpg                classes, no test split
     PATH/train/CLASS/*, PATH/val/CLASS/*    ImageNet, AFHQ; also test/ or validation/
 
-The test split is the first of test/, val/ and validation/; for a data set with classes it is the
-first with class folders, because ImageNet's test/ has none. Labels number the class folders of the
-training split by name. With `data.captions` the rows of metadata.jsonl or metadata.csv, which
-contain `file_name` and `text`, are the examples.
+The test split is the first of test/, val/ and validation/. For a data set with classes it is the
+first with class folders, since ImageNet's test/ contains none. Labels number the class folders of
+the training split by name. With `data.captions`, each row of metadata.jsonl or metadata.csv
+(`file_name`, `text`) is an example.
 """
 
 import contextlib
@@ -51,11 +51,11 @@ _log = logging.getLogger(__name__)
 def load(data: ConfigDict, split: str) -> Examples:
     """One split of a folder, its images decoded on access.
 
-    With `data.class_name` the split is that class folder. With `data.num_classes` 1 all images
-    below the split's folder have label 0. `data.holdout` images, drawn with `data.holdout_seed`
-    and stratified by class or by their first text, are the test split in place of a test folder and
-    are not used for training; with 0 both splits contain all images. With `data.captions` each text
-    of an image is an example, and all texts of a held-out image are in the test split.
+    With `data.class_name`, the split is that class folder. If `data.num_classes` is 1, all images
+    below the split's folder get label 0. `data.holdout` images replace a test folder and are not
+    used for training. They are drawn with `data.holdout_seed`, stratified by class or by their
+    first text. A hold-out of 0 puts all images into both splits. With `data.captions`, each text of
+    an image is an example, and all texts of a held-out image are in the test split.
 
     Raises UserError for a folder that is missing, empty, without metadata or with other classes,
     and for a hold-out that leaves no training images of a class.
@@ -68,7 +68,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 def examples_of(
     data: ConfigDict, split: str, source: Any, labels: Int[np.ndarray, " n"], pairs: Any
 ) -> Examples:
-    """One split of encoded images, as `held_out`; `pairs` are Pairs, or None without texts."""
+    """One split of encoded images, like `held_out`. `pairs` are Pairs, or None without texts."""
     rows, texts, left_out = pairs or (np.arange(len(labels)), None, ())
     images = EncodedImages(source.at(rows), data)
     return held_out(data, split, Examples(images, labels[rows], texts, left_out, image_ids=rows))
@@ -112,7 +112,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 class Files(Rows):
-    """Image files of a folder, as one array of names, which is cheap to copy to each worker."""
+    """Image files of a folder, as one array of names, which is cheap to copy to workers."""
 
     def __init__(self, folder: Path, names: np.ndarray) -> None:
         super().__init__(names)
@@ -131,7 +131,7 @@ class Files(Rows):
 
 
 def file_names(images: Images) -> list[str]:
-    """Path of each image of a data set; empty strings if images are not separate files."""
+    """Path of each image of a data set, or empty strings if images are not separate files."""
     if isinstance(images, EncodedImages) and isinstance(images.source, Files):
         return [images.source.name(row) for row in range(len(images))]
     return [""] * len(images)
@@ -174,7 +174,7 @@ def _list(data: ConfigDict, split: str) -> tuple[Path, np.ndarray, np.ndarray]:
 
 
 def image_names(folder: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[bytes]:
-    """Relative paths of the image files at any depth; `above` are real paths of folders above."""
+    """Relative paths of image files at any depth. `above` are real paths of folders above."""
     if (real := os.path.realpath(folder / prefix)) in above:
         raise UserError(f"{folder / prefix} is a folder above it, by a link: remove the link")
     images, folders = _entries(folder / prefix)
@@ -202,9 +202,9 @@ Pairs = tuple[Int[np.ndarray, " p"], np.ndarray, tuple[str, ...]]
 def make_pairs(
     entries: Iterable[tuple[int, str, str]], count: int, name: Callable[[int], str]
 ) -> Pairs:
-    """Pairs of `count` images, by image, given entries (image, text, description of the entry).
+    """Pairs of `count` images, sorted by image, from entries (image, text, description).
 
-    Texts of MISSING images, empty texts, repeated pairs and images without a text are left out; the
+    Texts of MISSING images, empty texts, repeated pairs and images without a text are left out. The
     log lists the first 20. Raises UserError if there is no pair.
     """
     kept: dict[tuple[int, str], None] = {}
@@ -234,7 +234,7 @@ def make_pairs(
 
 
 def pairs_of(texts: Sequence[list[str]], name: Callable[[int], str]) -> Pairs:
-    """Pairs of each image and its texts, as `make_pairs`."""
+    """Pairs of each image and its texts, like `make_pairs`."""
     entries = ((row, text, name(row)) for row, said in enumerate(texts) for text in said)
     return make_pairs(entries, len(texts), name)
 
@@ -255,7 +255,7 @@ def _pairs(folder: Path, names: np.ndarray, root: Path) -> Pairs:
 
 
 def _metadata(folder: Path, root: Path) -> Path:
-    """Metadata file of the images in `folder`: the nearest in it and its parents up to `root`."""
+    """Metadata file of the images in `folder`, the nearest in it or its parents up to `root`."""
     for place in (folder, *folder.parents):
         files = [place / name for name in METADATA if (place / name).is_file()]
         if len(files) == 2:
@@ -271,7 +271,7 @@ def _metadata(folder: Path, root: Path) -> Path:
 
 
 def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line number, name, text) of each row; raises UserError for a malformed file."""
+    """(line number, name, text) of each row. Raises UserError for a malformed file."""
     number = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -297,13 +297,13 @@ def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
 
 MAX_HEADERS = 1000  # files read to find sizes and colours
 GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
-MAX_OWN_SIDE = 64  # pixels; images of equal size keep it up to this side
+MAX_OWN_SIDE = 64  # pixels; images of equal size keep their size up to this side
 SIDE = 32  # side of all other images
 HOLDOUT = 10  # without a test folder, one in ten images is a test image
 
 
 def has_test(data: ConfigDict) -> bool:
-    """Whether there is a test folder."""
+    """Whether a test folder exists."""
     return any((Path(data.path) / name).is_dir() for name in TEST_FOLDERS)
 
 
@@ -358,7 +358,7 @@ def _counts(data: ConfigDict, data_set: Any, is_divided: bool) -> dict[str, int 
     whole.holdout = holdout
     test = holdout or len(data_set.load(whole, "test").labels)
     with contextlib.suppress(UserError):  # a wrong hold-out is reported when it is read
-        kept = len(held_out(whole, "train", examples).labels)  # groups may hold out more
+        kept = len(held_out(whole, "train", examples).labels)  # groups may exceed the hold-out
         train, test = kept, train - kept or test
     return {"holdout": holdout, "train": train, "test": test}
 

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, and local ones: Arrow files with random access to rows."""
+"""Data sets of the Hugging Face Hub and local copies, with random access to Arrow rows."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ from lzn_jax.errors import UserError, explained, package
 from lzn_jax.parts import word
 
 _TEST_SPLITS = ("test", "validation")
-_TYPES = {  # of columns that are found, and of those that may be named
+_TYPES = {  # types of columns that are found, and of columns that may be named
     "image": ("Image", "Image"),
     "label": ("ClassLabel", "ClassLabel|u?int.*|bool|string"),
     "text": ("(list of )?string", "(list of )?string"),
@@ -26,7 +26,7 @@ _TYPES = {  # of columns that are found, and of those that may be named
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """One split, its images decoded on access; labels are 0 with one class.
+    """One split, its images decoded on access. Labels are 0 if there is one class.
 
     With `data.captions` each text of a row is an example. Raises UserError for a data set that
     cannot be opened, a missing split, a missing or ambiguous column, and unknown classes.
@@ -61,12 +61,12 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def has_test(data: ConfigDict) -> bool:
-    """Whether there is a test split."""
+    """Whether a test split exists."""
     return data.test_split is not None or any(name in _splits(data) for name in _TEST_SPLITS)
 
 
 def _table(data: ConfigDict, split: str) -> tuple[Any, str]:
-    """Table of a split, and the split in words."""
+    """Table of a split, and its description."""
     is_of_test, splits = split == "test" and data.holdout is None, _splits(data)
     field = "test_split" if is_of_test else "train_split"
     wanted = _TEST_SPLITS if data[field] is None else (data[field],)
@@ -80,7 +80,7 @@ def _table(data: ConfigDict, split: str) -> tuple[Any, str]:
 
 
 def _splits(data: ConfigDict) -> Mapping[str, Any]:
-    """Tables by split; a table that was saved alone is the training split."""
+    """Tables by split. A table that was saved alone is the training split."""
     parts.require(
         "://" not in data.path,
         f"data.path must be a folder or OWNER/NAME on the Hub, got {data.path}: an address can "
@@ -104,7 +104,7 @@ def _from_hub(name: str, subset: str | None) -> Any:
 
 
 def _column(data: ConfigDict, table: Any, role: str) -> str:
-    """The column of images, labels or texts, by its type and name; "" if there are no labels."""
+    """The column of images, labels or texts, by its type and name, or "" without labels."""
     named, features = data[f"{role}_column"], table.features
     pattern = _TYPES[role][named is not None]
     found = [n for n in features if n == (named or n) and re.fullmatch(pattern, _type(features[n]))]
@@ -141,7 +141,7 @@ class _Images(Rows):
         self._column, self._place = column, place
 
     def read(self, index: int) -> bytes:
-        """Content of the image file, which is in the table or at a path."""
+        """Content of the image file, from the table or from a path."""
         file = self._files[int(self._rows[index])][self._column] or {}
         content, path = file.get("bytes"), file.get("path")
         try:

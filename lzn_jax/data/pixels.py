@@ -21,8 +21,8 @@ from lzn_jax.parts import Field, count, count_or_0, flag, knob, positive
 from lzn_jax.progress import progress
 
 FLIP = "flip training images left to right at random"
-ENCODED_FIELDS = {  # of a data set of `EncodedImages`
-    # The limit keeps a config of others from taking all memory.
+ENCODED_FIELDS = {  # fields of a data set of `EncodedImages`
+    # The limit keeps another user's config from using all memory.
     "data.image_size": count("height and width in pixels, after resize and crop", maximum=4096),
     "data.centre_crop": positive(
         "side of the central square crop, as a share of the shorter side", 1.0, maximum=1
@@ -53,8 +53,8 @@ def decode(encoded: bytes, channels: int) -> Image.Image:
     """The image in a file's content, upright, in mode L (1 channel) or RGB (3 channels).
 
     The EXIF orientation is applied. Transparency is dropped, as in the usual loaders of image
-    folders. 16-bit grey is scaled to 8 bits. A truncated JPEG is an error; one with wrong bits
-    decodes to wrong pixels, because JPEG has no checksum.
+    folders. 16-bit grey is scaled to 8 bits. A truncated JPEG is an error. A JPEG with wrong bits
+    decodes to wrong pixels, because JPEG contains no checksum.
 
     Raises UnreadableImageError with the reason if the file cannot be decoded.
     """
@@ -63,14 +63,14 @@ def decode(encoded: bytes, channels: int) -> Image.Image:
 
 
 def check_header(encoded: bytes) -> None:
-    """Raises UnreadableImageError, as `decode`, for a file without the header of an image."""
+    """Raises UnreadableImageError, like `decode`, for a file without the header of an image."""
     with _opened(encoded):
         pass
 
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """The opened image; an error inside the context becomes an UnreadableImageError."""
+    """The opened image. An error inside the context becomes an UnreadableImageError."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             yield image
@@ -96,8 +96,8 @@ def _upright(file: Image.Image, channels: int) -> Image.Image:
 def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, "size size c"]:
     """The central square of an image, resized to `size` pixels (bicubic, antialiased).
 
-    The square's side is `share` times the image's shorter side: 0.875 is the usual crop of 224
-    pixels from 256.
+    The square's side is `share` times the image's shorter side. A share of 0.875 is the usual crop
+    of 224 pixels from 256.
     """
     side = min(image.size) * share
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -107,10 +107,10 @@ def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, 
 
 
 def prepare(encoded: bytes, data: ConfigDict) -> UInt8[np.ndarray, "h w c"]:
-    """Pixels of an image file with the size, crop and channels of a config's `data` group.
+    """Pixels of an image file, with the size, crop and channels of a config's `data` group.
 
-    Data sets with images of a fixed size have no field `data.centre_crop`; for them the crop is the
-    whole central square. Raises UnreadableImageError as `decode`.
+    The field `data.centre_crop` is missing for data sets of a fixed size, whose crop is the whole
+    central square. Raises UnreadableImageError like `decode`.
     """
     return fit(decode(encoded, data.channels), data.image_size, data.get("centre_crop", 1.0))
 
@@ -124,9 +124,9 @@ def draw_box(
 ) -> Box:
     """A random box inside an image, as documented for torchvision's RandomResizedCrop.
 
-    `area`, the share of the image's area, is uniform, `ratio`, width / height, log-uniform, and the
-    position uniform over whole pixels. A box that does not fit is drawn again. After ten failures
-    the result is the largest central box whose ratio is in range.
+    `area` (share of the image's area) is drawn uniformly, `ratio` (width / height) log-uniformly,
+    and the position uniformly over whole pixels. A box that does not fit is drawn again. After ten
+    failures the result is the largest central box whose ratio is in range.
     """
     for _ in range(10):
         box_area = width * height * rng.uniform(*area)
@@ -146,25 +146,26 @@ def _crop(image: Image.Image, box: Box, size: int, scale: int) -> np.ndarray:
     """Pixels (size, size, c) of a box, given in pixels of the image enlarged `scale` times."""
     left, upper, right, lower = (edge / scale for edge in box)
     x, y = math.floor(left), math.floor(upper)
-    # Cropping comes first, because `resize` alone would use pixels outside the box.
+    # Cropping comes first, since `resize` alone would use pixels outside the box.
     crop = image.crop((x, y, math.ceil(right), math.ceil(lower)))
     inner = (left - x, upper - y, right - x, lower - y)
     resized = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
     return np.asarray(resized).reshape(size, size, -1)
 
 
-# A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size as long as crops stay this many times
-# larger than the views. The views then change by less than one level of 255 on average.
+# A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size if crops stay this many times larger
+# than the views. The views then change by less than one level of 255 on average.
 _REDUCING_GAP = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Transform to {'views': (2, h, w, c)}: random resized crops of an image file or array.
+    """Transform to {'views': (2, h, w, c)}, random resized crops of an image file or array.
 
-    Each crop is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's
-    crop (arXiv:2002.05709, appendix A). A file is decoded once for all crops, and a large JPEG file
-    at a fraction of its size if all crops allow it. Raises UnreadableImageError as `decode`.
+    Each crop is a box drawn by `draw_box`, resized by antialiased linear interpolation, like
+    SimCLR's crop (arXiv:2002.05709, appendix A). A file is decoded once for all crops, and a large
+    JPEG file at a fraction of its size if all crops allow it. Raises UnreadableImageError like
+    `decode`.
     """
 
     image_size: int
@@ -205,7 +206,7 @@ _Result = TypeVar("_Result")
 
 
 class Rows:
-    """Base of sources of `EncodedImages`: numbers or names of their images, one in each row."""
+    """Base class of sources of `EncodedImages`: rows of numbers or names of their images."""
 
     def __init__(self, rows: Shaped[np.ndarray, " n"]) -> None:
         self._rows = rows
@@ -223,14 +224,16 @@ class Rows:
 class EncodedImages:
     """Images that are decoded when indexed, in place of an array (n, h, w, c) uint8.
 
-    Indexing, length and shape are those of an array; np.asarray decodes all images, up to 8 GiB.
-    The `source` contains the files: its `read(index)` gives the content of one or raises
-    UnreadableImageError, `name(index)` its name in messages, and `at(rows)` a part of the source.
+    Indexing, length and shape work as for an array. np.asarray decodes all images, up to 8 GiB. The
+    `source` contains the files. `source.read(index)` returns the content of a file or raises
+    UnreadableImageError, `source.name(index)` its name in messages, and `source.at(rows)` a part of
+    the source.
 
     Unreadable images are found by `check` or when they are read, because decoding a large data set
     before training would take longer than many runs. They raise UnreadableImageError, which ends
     the run with exit code 2. With `data.skip_unreadable` the next readable image takes the place of
-    an unreadable one, which is logged once. A `data` group without this field is a user's input.
+    an unreadable one, which is logged once. A `data` group without this field describes a user's
+    input.
     """
 
     dtype, ndim = np.dtype(np.uint8), 4
@@ -274,7 +277,7 @@ class EncodedImages:
     def attempt(
         self, index: int, use: Callable[[bytes], Any] | None = None
     ) -> UnreadableImageError | None:
-        """Why `use(content)`, by default decoding, finds an image unreadable, or None."""
+        """Reason why `use(content)` (default: decoding) fails to read an image, or None."""
         try:
             (use or self.decode)(self.source.read(index))
         except UnreadableImageError as error:
@@ -282,7 +285,7 @@ class EncodedImages:
         return None
 
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
-        """`use(content)` of image `index`, or of the next readable one, and that image's index.
+        """`use(content)` of image `index` or of the next readable image, and the image's index.
 
         A UserError from `use` marks an image as unreadable. Raises UnreadableImageError without
         `data.skip_unreadable`, or if a hundred images in a row are unreadable.
@@ -301,7 +304,7 @@ class EncodedImages:
     def read(
         self, rows: Int[np.ndarray, " k"]
     ) -> tuple[UInt8[np.ndarray, "k h w c"], Int[np.ndarray, " k"]]:
-        """Reads the images at these rows, or the next readable ones; also returns their rows."""
+        """Reads the images at these rows, or the next readable images, and returns their rows."""
         images, used = np.empty((len(rows), *self.shape[1:]), np.uint8), np.array(rows)
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the GIL
             loaded = threads.map(lambda row: self.load(row, self.decode), rows.tolist())
@@ -314,7 +317,8 @@ class EncodedImages:
     ) -> None:
         """Tries `use(content)` on at most 10,000 evenly spaced images, until `is_over`.
 
-        Logs unreadable images; without `data.skip_unreadable` raises UnreadableImageError for them.
+        Logs unreadable images. Without `data.skip_unreadable`, raises UnreadableImageError for
+        them.
         """
         rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist()
         failed: dict[int, UserError] = {}
@@ -329,7 +333,7 @@ class EncodedImages:
         self._skip(failed)
 
     def _skip(self, failed: dict[int, UserError]) -> None:
-        """Logs each of the first 20 unreadable images once; without `skip_unreadable` raises."""
+        """Logs each of the first 20 unreadable images once. Raises without `skip_unreadable`."""
         if failed and not self.data.get("skip_unreadable", False):
             reasons = list(failed.items())[:MAX_NAMED]
             named = ", ".join(f"{self.source.name(index)} ({error})" for index, error in reasons)
@@ -353,7 +357,7 @@ def evenly_spaced(chosen: int, count: int) -> Int[np.ndarray, " chosen"]:
 
 
 def is_light(images: UInt8[np.ndarray, "n h w c"]) -> bool | None:
-    """Whether images have a light background; None unless nine in ten agree.
+    """Whether the background of images is light. None unless nine in ten agree.
 
     A background is light if more than half of the border is lighter than middle grey.
     """

@@ -1,7 +1,7 @@
 """Data sets prepared by TensorFlow Datasets, read without TensorFlow.
 
-TFDS prepares each split once as ArrayRecord or Parquet files with random access to records. Only
-the preparation needs TensorFlow, and not for all data sets.
+TFDS prepares each split once, as ArrayRecord or Parquet files with random access to records. Only
+the preparation needs TensorFlow, and only for some data sets.
 """
 
 import functools
@@ -32,10 +32,10 @@ _DAMAGE = (RuntimeError, ValueError, OSError)  # raised when reading a damaged r
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """The split in `data.train_split` or `data.test_split`; labels are 0 without classes.
+    """The split in `data.train_split` or `data.test_split`. Labels are 0 without classes.
 
-    With `data.captions` each text of a record is an example. Raises UserError if the split is
-    missing, needs TensorFlow, has no images or other classes, or has no texts for captions.
+    With `data.captions`, each text of a record is an example. Raises UserError if the split is
+    missing, needs TensorFlow, contains no images or other classes, or lacks texts for captions.
     """
     tfds_split = {"train": data.train_split, "test": data.test_split}[split]
     records = _Records(data.tfds_name, Path(data.path).expanduser(), tfds_split)
@@ -118,14 +118,14 @@ class _Records(Rows):
         return f"record {self._rows[index]} of {self._name}'s split {self._split}"
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Labels of all records; raises UserError for a damaged record."""
+        """Labels of all records. Raises UserError for a damaged record."""
         labels = self._cached("label", lambda record: int(record[self._label_key]))
         return np.array(labels, np.int32)
 
     def texts(self) -> list[list[str]]:
         """Texts of each record, from the only text feature except file names.
 
-        Raises UserError for a damaged record or unless there is exactly one such feature.
+        Raises UserError for a damaged record, or unless there is exactly one such feature.
         """
         suffixes = ("filename", "file_name")
         paths = [path for path in _strings(self._features) if not path[-1].endswith(suffixes)]
@@ -143,8 +143,8 @@ class _Records(Rows):
     def _cached(self, noun: str, read: Callable[[Any], Any]) -> list[Any]:
         """`read(record)` of all records.
 
-        TFDS stores labels and texts with the images, so that this takes minutes for ImageNet. The
-        user's cache folder therefore keeps the values of a large split.
+        TFDS stores labels and texts with the images, so this takes minutes for ImageNet. The user's
+        cache folder therefore stores the values of a large split.
         """
         text = f"{self._name} {self._split} {len(self)}".encode()
         digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
@@ -174,7 +174,7 @@ def _only_key(features: Any, kind: type) -> str | None:
 
 def _strings(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Paths of string features, also inside sequences and nested features."""
-    inner = getattr(features, "feature", features)  # of a sequence
+    inner = getattr(features, "feature", features)  # feature of a sequence
     if hasattr(inner, "items"):
         for key, feature in inner.items():
             yield from _strings(feature, (*path, key))

@@ -1,4 +1,4 @@
-"""Images that a user brings to a trained run, adapted to those of its data set."""
+"""Images that a user passes to a trained run, adapted to its data set."""
 
 import logging
 import os
@@ -18,10 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 def find_images(path: str, data: ConfigDict) -> EncodedImages:
-    """One image file or all image files at any depth in a folder, sorted by name.
+    """An image file, or all image files at any depth in a folder, sorted by name.
 
-    Images get the size and channels of `data`. Raises UserError for a path without images; reading
-    one that is not an image does so, too.
+    Images are converted to the size and channels of `data`. Raises UserError for a path without
+    images, and on reading a file that is not an image.
     """
     root = Path(path)
     if not root.exists():
@@ -37,7 +37,7 @@ def find_images(path: str, data: ConfigDict) -> EncodedImages:
 def read_images(
     images: EncodedImages, is_light: bool | None = None
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """All images that a user names, see `read_image`; one log line counts their changes."""
+    """All images that a user names (see `read_image`). One log line counts their changes."""
     data, side, counts, read = images.data, images.data.image_size, Counter[str](), []
     inverted = "inverted to the background of the training images (data.invert_input=False: none)"
     for row in range(len(images)):
@@ -62,8 +62,9 @@ def read_image(
 ) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
     """A user's image with the size and channels of `data`, and whether it was inverted.
 
-    `data.invert_input` decides that; if it is None, grey images are inverted whose background is
-    not as light as the data's, `is_light`. Raises UnreadableImageError if it cannot be decoded.
+    `data.invert_input` decides whether to invert. If it is None, a grey image is inverted if its
+    background differs from the data's, `is_light`. Raises UnreadableImageError if it cannot be
+    decoded.
     """
     image, is_inverted = pixels.prepare(encoded, data), data.get("invert_input")
     if is_inverted is None:

@@ -1,8 +1,8 @@
 """Data types: the interface between one kind of sample and the latent space (paper §2.1).
 
 A `DataType` reads, checks and displays its samples. Its encoder maps samples to anchors, and its
-decoder maps latents to samples; a type may lack either. In training, `Encoder.zones` returns the
-anchors of a batch, which cut the latent space into zones; latents are drawn in these zones and
+decoder maps latents to samples. Either may be absent. In training, `Encoder.zones` returns the
+anchors of a batch, which cut the latent space into zones. Latents are drawn in these zones and
 passed to `Decoder.loss`. At inference, anchors of training samples (the context) cut the zones, and
 `Decoder.generate` decodes latents.
 
@@ -75,7 +75,7 @@ class DataType(Displayed):
     # The default α of a translation is the larger of the source's `source_scale` and the target's
     # `target_scale`. 0 gives the centre of a zone, 1 a random point in it.
     source_scale = target_scale = 0.0
-    condition_dim = 0  # size of the condition that a sample is to another type's decoder
+    condition_dim = 0  # size of the condition that a sample gives another type's decoder
     has_classes = False  # whether samples are classes, integers from 0
     is_images = False  # whether samples are images (n, h, w, c) uint8
     measurements: tuple[str, ...] = ()  # of a run with this type, by name
@@ -88,7 +88,7 @@ class DataType(Displayed):
     ) -> None:
         """Builds the type `name` of configs, commands and batches.
 
-        Without `encoder` it has no latents; without `decoder` no network decodes latents to it.
+        Without `encoder`, samples are not encoded. Without `decoder`, no network decodes latents.
         """
         super().__init__(name)
         self.encoder, self.decoder, self.loss_name = encoder, decoder, f"{name}_loss"
@@ -109,12 +109,12 @@ class DataType(Displayed):
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct] | None:
         """Shape and dtype of one row of each column, for `--mode=compile` without the data.
 
-        None: those of `columns` for the first training example.
+        None means the columns of the first training example.
         """
         return {} if type(self).columns is DataType.columns else None
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one row of `encoded`; by default the column's or the example's."""
+        """Shape and dtype of one row of `encoded`, by default of the column or the example."""
         encoder: Any = self.encoder
         example = jax.eval_shape(lambda: encoder.example[0])
         return (self.column_shapes() or {encoder.column: example})[encoder.column]
@@ -128,10 +128,10 @@ class DataType(Displayed):
         return np.arange(len(examples.labels))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs which samples of a split are left out, and what they are like."""
+        """Logs which samples of a split are left out, and facts about the others."""
 
     def checked(self, samples: Samples) -> Samples:
-        """Validates samples passed by a user; raises UserError for invalid ones."""
+        """Validates samples passed by a user. Raises UserError for invalid samples."""
         if isinstance(samples, str):
             raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
         if len(samples) == 0:
@@ -145,7 +145,7 @@ class DataType(Displayed):
         return samples
 
     def encoded(self, samples: Samples) -> Samples:
-        """Inputs of the encoder; raises UserError for samples that cannot be encoded."""
+        """Inputs of the encoder. Raises UserError for samples that cannot be encoded."""
         return samples
 
     def decoded(self, outputs: Samples) -> Samples:
@@ -155,12 +155,12 @@ class DataType(Displayed):
     def condition(self, batch: Batch, zones: Zones | None) -> Array:
         """Condition (b, condition_dim) of another type's decoder for a training batch.
 
-        By default each sample's anchor, 0 for a missing sample. Raises UserError for a type without
-        zones.
+        The default is each sample's anchor, and 0 for a missing sample. Raises UserError for a type
+        without zones.
         """
         if zones is None:
             raise UserError(f"no decoder can be conditioned on {self.name}")
-        # By rows, as indexing by `own` would gather the anchors from all devices again.
+        # Computed by rows, since indexing by `own` would gather the anchors from all devices again.
         anchors = zones.anchors if zones.own is None else strided(zones.anchors, len(zones.own))
         if zones.is_present is None:
             return anchors

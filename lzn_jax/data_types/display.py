@@ -8,20 +8,20 @@ from lzn_jax.errors import UserError
 
 
 def are_images(shown: object) -> bool:
-    """Whether `DataType.shown` returned an array of images, not strings."""
+    """Whether the output of `DataType.shown` is an array of images, not strings."""
     return len(getattr(shown, "shape", ())) == 4
 
 
 class Displayed:
     """Samples of one kind on the command line, in figures, on the page and in exports.
 
-    The base class of `DataType`, which has the members of training and inference.
+    This is the base class of `DataType`, which adds the members of training and inference.
     """
 
     plural = ""  # name of several samples; "": `name`, with an s unless it ends in one
     example: str | None = None  # --input of the suggested commands; None: they use test samples
-    # Gradio's components of one sample on the page. The first takes its initial value. None: a line
-    # of text, and what is `shown`.
+    # Gradio's components of one sample on the page. The argument of the first is its initial value.
+    # None means a line of text, and the output of `shown`.
     input_component: Callable[[Any], Any] | None = None
     output_component: Callable[[], Any] | None = None
 
@@ -32,11 +32,11 @@ class Displayed:
         self.plural = self.plural or f"{name.removesuffix('s')}s"
 
     def parse(self, text: str) -> Samples:
-        """Samples from the value of `--input`; raises UserError for an invalid value."""
+        """Samples from the value of `--input`. Raises UserError for an invalid value."""
         raise UserError(f"--input does not support {self.name} samples")
 
     def written(self, value: Any) -> Samples:
-        """Samples from the value of `input_component`, such as text; reads no file."""
+        """Samples from the value of `input_component`, such as text. Reads no file."""
         return self.parse(value)
 
     def named(self, text: str) -> tuple[Samples, list[str]]:
@@ -45,7 +45,7 @@ class Displayed:
         return samples, [name or text for name in self.names(samples)]
 
     def names(self, samples: Samples) -> list[str]:
-        """Name of each sample in tables: what is shown, empty if that is an image."""
+        """Name of each sample in tables: the output of `shown`, empty for images."""
         if are_images(self.shown(samples[:1])):
             return [""] * len(samples)
         return list(self.shown(samples))
@@ -66,12 +66,12 @@ class Displayed:
         return self.shown(samples)
 
     def words(self, samples: Samples) -> list[str]:
-        """Words of samples; the demo reports words that training samples lack. Empty by default."""
+        """Words of samples, by default none. The demo reports words that training lacks."""
         return []
 
     def sample_format(self) -> dict[str, object]:
         """Meaning of rows of `encoded` and of the decoder's outputs, as JSON, for `--mode=export`.
 
-        `description` is a sentence; a `vocabulary` gets a file of its own.
+        `description` is a sentence. A `vocabulary` is written to a file of its own.
         """
         return {"description": "what its encoder reads and its decoder returns"}

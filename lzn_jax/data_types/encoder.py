@@ -1,4 +1,4 @@
-"""An encoder for any network, with a context of training samples."""
+"""Encoder for any network, with a context of training samples."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from lzn_jax.models import Module, Tree, Variables, in_training
 
 @dataclasses.dataclass(eq=False)
 class NetworkEncoder:
-    """An encoder whose network takes one column of the batch.
+    """Encoder whose network reads one column of the batch.
 
     Its context anchors are the anchors of a random subset of the training samples.
     """
@@ -33,7 +33,7 @@ class NetworkEncoder:
     samples: Samples = None  # from a split to its inputs; None: what the type encodes
     latent_dim: int  # q
     context_size: int  # of context anchors; 0: samples that are encoded together cut the zones
-    seed: int  # of the choice of training samples for the context
+    seed: int  # draws the training samples of the context
     microbatch_size: int | None  # examples per micro-batch in training; None: the whole batch
     distinct: bool = False  # whether equal inputs of a batch share one anchor
     transform: Transform | None = (
@@ -49,12 +49,12 @@ class NetworkEncoder:
 
     @classmethod
     def from_config(cls, name: str, config: ConfigDict, module: Module, **others: Any) -> Any:
-        """The encoder of type `name` with the numbers of a config, such as `NAME.context_size`."""
+        """Encoder of type `name` with the numbers of a config, such as `NAME.context_size`."""
         return cls(name, module, **cls.settings(config, name), **others)
 
     @staticmethod
     def settings(config: ConfigDict, group: str) -> dict[str, Any]:
-        """Arguments that are numbers of a config, with the context size of a config group."""
+        """Arguments of the constructor from a config, with the context size of a config group."""
         return {
             "latent_dim": config.latent.dim,
             "context_size": config[group].context_size,
@@ -75,7 +75,7 @@ class NetworkEncoder:
         return samples
 
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
-        """Zones of a training batch; the key is for dropout."""
+        """Zones of a training batch. The key is for dropout."""
         inputs, (key,) = batch[self.column], keys
         network = in_training(self.module, self.microbatch_size)
         anchors = network(variables[self.network], key, self.inputs(inputs))
@@ -98,12 +98,12 @@ class NetworkEncoder:
         return {"anchor": self.anchors(variables, samples)}
 
     def context_shapes(self) -> Context | None:
-        """Shapes and dtypes of the context; None if the config has no context."""
+        """Shapes and dtypes of the context. None if the config defines no context."""
         shape: Any = jax.ShapeDtypeStruct((self.context_size, self.latent_dim), jnp.float32)
         return Context(shape) if self.context_size else None
 
     def context(self, anchors: Callable[..., Array], train: Examples) -> Context | None:
-        """The context; `anchors(samples, description=...)` returns anchors of samples."""
+        """The context. `anchors(samples, description=...)` must return anchors of samples."""
         if self.context_size == 0:
             return None
         rows = context_rows(self.seed, len(train.labels), self.context_size)

@@ -1,4 +1,4 @@
-"""Images: of a generative model, or two views of each for representations."""
+"""Images of a generative model, or two views of each image for representations."""
 
 import dataclasses
 import functools
@@ -60,8 +60,8 @@ class ViewEncoder(ImageEncoder):
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of the first and of the second view.
 
-        `batch["views"]` (b, 2, h, w, c) uint8 holds crops, to which the other augmentations are
-        applied here.
+        `batch["views"]` (b, 2, h, w, c) uint8 contains crops. The other augmentations are applied
+        here.
         """
         anchors = self.view_anchors(variables, batch["views"], *keys)
         return Zones(anchors[:, 0]), Zones(anchors[:, 1])
@@ -140,7 +140,7 @@ class Image(DataType):
         return examples.images
 
     def checked(self, samples: Samples) -> np.ndarray | EncodedImages:
-        """Validated images: `EncodedImages` as they are, others as a NumPy array."""
+        """Validated images, as a NumPy array unless they are `EncodedImages`."""
         dtype, shape = (getattr(samples, name, None) for name in ("dtype", "shape"))
         if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
             expected = ", ".join(map(str, self._shape))
@@ -265,7 +265,7 @@ def _check_image(values: Mapping[str, Any]) -> None:
         "alignment image:image must be the only alignment and images the only type, got "
         f"{alignments} of {types}",
     )
-    # The kernel must have a centre and its reflections must stay inside the image.
+    # The kernel must be of odd size, and its reflections must stay inside the image.
     kernel, most = values["augmentation.blur_kernel"], 2 * values["data.image_size"] - 1
     require(
         kernel % 2 == 1 and kernel <= most,

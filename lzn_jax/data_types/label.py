@@ -40,10 +40,10 @@ class LabelAnchors(nn.Module):
 class Label(DataType):
     """Labels (n,) int32 from 0 to `data.num_classes` - 1.
 
-    A decoder can be conditioned on labels even if they have no anchors.
+    A decoder can be conditioned on labels even if labels are not encoded.
     """
 
-    source_scale = 1.0  # a zone of a class holds many samples
+    source_scale = 1.0  # a zone of a class contains many samples
     has_classes = True
     measurements = ("classification",)
 
@@ -90,7 +90,7 @@ class Label(DataType):
         return labels.astype(np.int32)
 
     def parse(self, text: str) -> Int[np.ndarray, " n"]:
-        """Labels from a comma-separated list of class names or numbers; names take precedence."""
+        """Labels from a comma-separated list of class names or numbers. Names take precedence."""
         names = self._names()
 
         def label(word: str) -> int:
@@ -134,7 +134,7 @@ class LabelEncoder(Classifier):
         return self.module.apply(variables[self.network])
 
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
-        """Zones of all classes, weighted by frequency in the batch; absent classes have no zone."""
+        """Zones of all classes, weighted by frequency in the batch. Absent classes get no zone."""
         table, labels = self.table(variables), batch["labels"]
         counts = jnp.sum(jax.nn.one_hot(labels, len(table)), axis=0)
         return (Zones(table, labels, jnp.log(counts)),)
@@ -158,7 +158,7 @@ class LabelEncoder(Classifier):
 
 
 class ZonesOfImages(Classifier):
-    """Labels without alignment: the zone of a class is the union of zones of its context images."""
+    """Encodes labels without alignment. A class's zone unites the zones of its context images."""
 
     def __init__(self, num_classes: int, context_size: int, latent_dim: int, seed: int) -> None:
         self.num_classes, self._has_warned = num_classes, False
@@ -170,7 +170,7 @@ class ZonesOfImages(Classifier):
         return Context(anchors, samples=labels)
 
     def context(self, anchors: Callable[..., Array], train: Examples) -> Context:
-        """Images with their labels; logs a warning once for classes that have none."""
+        """Images with their labels. Logs one warning for classes without images."""
         rows = context_rows(self._seed, len(train.labels), self._size)
         labels = train.labels[rows]
         missing = sorted(set(range(self.num_classes)) - set(labels.tolist()))
@@ -189,7 +189,7 @@ class ZonesOfImages(Classifier):
         keys: Array,
         solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
-        """Latents in the zone of a random context image with each label."""
+        """Latents in zones of random context images, one image for each label."""
         context = model.context["label"]
         is_member = labels[:, None] == context.samples
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))

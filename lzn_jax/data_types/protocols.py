@@ -1,4 +1,4 @@
-"""What the latent space asks of encoders and decoders, and what it passes to them."""
+"""Protocols of encoders and decoders, and the records that the latent space passes to them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -28,7 +28,7 @@ class Zones(NamedTuple):
     is_present: Array | None = None  # (b,) False for missing samples; None: all are present
 
     def noise(self, key: PRNGKeyArray) -> Float[Array, "b q"]:
-        """Draws from N(0, I), one for each sample; the key is consumed."""
+        """Draws from N(0, I), one for each sample. The key is consumed."""
         count = len(self.anchors if self.own is None else self.own)
         return jax.random.normal(key, (count, self.anchors.shape[1]), self.anchors.dtype)
 
@@ -39,7 +39,7 @@ class Zones(NamedTuple):
         )
 
     def of_rows(self, count: int) -> "Zones":
-        """The same zones with the samples that `strided` selects."""
+        """The same zones for the samples that `strided` selects."""
         own = jnp.arange(len(self.anchors)) if self.own is None else self.own
         own, is_present = strided((own, self.is_present), count)
         return self._replace(own=own, is_present=is_present)
@@ -61,7 +61,7 @@ class Model(NamedTuple):
 
 
 def strided(samples: Tree, count: int) -> Tree:
-    """Evenly spaced `count` rows of each array, so that every device contributes equally."""
+    """`count` evenly spaced rows of each array, so that every device contributes equally."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
 
 
@@ -71,7 +71,7 @@ def trained_on(*types: str) -> Field:
 
 
 def given(batch: Batch, name: str, drawn: Array) -> Array:
-    """Column `name` of a batch, or `drawn` if there is none; UserError for another shape."""
+    """Column `name` of a batch, or else `drawn`. Raises UserError for another shape."""
     column = batch.get(name, drawn)
     if column.shape != drawn.shape:
         raise UserError(f"{name} of a batch must have the shape {drawn.shape}, got {column.shape}")
@@ -80,7 +80,7 @@ def given(batch: Batch, name: str, drawn: Array) -> Array:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A network from samples to anchors; `NetworkEncoder` implements it, with a context."""
+    """A network from samples to anchors. `NetworkEncoder` implements it, with a context."""
 
     network: str  # its name in the variables
     module: Module  # with `init` and `apply` as in a flax module
@@ -98,7 +98,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Computes latents of samples itself, instead of by the flow among context anchors."""
+    """An encoder that computes latents of samples itself, without context anchors."""
 
     def encode(
         self, model: Model, samples: Samples, noise: Array, keys: Array, solver: zoning.Solver
@@ -107,7 +107,7 @@ class Reader(Protocol):
 
 
 class Classifier:
-    """Classifies latents by anchors that have a class each, without a decoder (paper §5.1)."""
+    """Classifies latents without a decoder, by anchors with a class each (paper §5.1)."""
 
     num_classes: int
 
@@ -120,7 +120,7 @@ class Classifier:
     ) -> dict[str, Array]:
         """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
 
-        A probability is that of the anchor under the flow.
+        A probability is the anchor's probability under the flow.
         """
         anchors, classes = self.classes(model)
         own = zoning.classify(latents, anchors, solver=solver)
@@ -130,7 +130,7 @@ class Classifier:
     def class_probabilities(
         self, model: Model, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """Probability of every class at the start of the flow's last step: a sum over anchors."""
+        """Probability of every class at the start of the flow's last step, summed over anchors."""
         anchors, classes = self.classes(model)
         log_probs = zoning.log_assignments(latents, anchors, solver=solver)
         members = jax.nn.one_hot(classes, self.num_classes)
@@ -144,7 +144,7 @@ class Decoder(Protocol):
     network: str  # its name in the variables
     module: Module
     output: str  # key of the samples in the results of `generate`
-    num_draws: int  # number of random keys that `loss` takes
+    num_draws: int  # number of random keys of `loss`
     sources: tuple[str, ...]  # types whose latents it is trained on, by row in turn; (): no latents
     noise_scale: float | None  # α of these latents; None: uniform in [0, 1] for each sample
     condition: str | None  # type of the condition beside the latents; None: no condition
@@ -153,12 +153,12 @@ class Decoder(Protocol):
         """Initial variables of the network, given an example of its condition."""
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
-        """Training loss given each sample's latent: a mean over the batch."""
+        """Training loss given each sample's latent, averaged over the batch."""
 
     def generate(
         self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
-        """Samples as `output`; their noise depends on the key and each `index`. Must be pure."""
+        """Samples as `output`. Their noise depends on the key and each `index`. Must be pure."""
 
 
 @runtime_checkable

@@ -59,7 +59,7 @@ class Text(DataType):
         self.tokenizer = words
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """`tokens` (n, l), 0 for texts that cannot be tokenized: their examples have no text.
+        """`tokens` (n, l), 0 for texts that cannot be tokenized and are therefore missing.
 
         Raises UserError if no text can be tokenized.
         """
@@ -150,7 +150,7 @@ def known(
     ties = np.random.default_rng(seed).permutation(len(names))
     tokens, log_weights = tokenizer.empty(size), np.full(size, -np.inf, np.float32)
     filled = 0
-    for row in np.lexsort((ties, -counts)):  # no more than needed, as tokenizers of files are slow
+    for row in np.lexsort((ties, -counts)):  # stops early, since tokenizers of files are slow
         encoded, faults = tokenizer.encode_known(names[row : row + 1])
         if not faults:
             tokens[filled], log_weights[filled] = encoded[0], np.log(counts[row])
@@ -198,7 +198,7 @@ class TextEncoder(NetworkEncoder):
     def encode(
         self, model: Model, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
-        """Latents of texts among the context anchors; a context text has the zone of its anchor."""
+        """Latents of texts among context anchors. A context text uses the zone of its anchor."""
         context, log_weights, known_tokens = model.context[NAME]
         is_same = jnp.all(known_tokens == tokens[:, None], axis=2)
         kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}
@@ -245,7 +245,7 @@ class TextDecoder:
     def generate(
         self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
-        """`tokens` (b, l): at temperature 0 the most likely token at each position, else drawn.
+        """`tokens` (b, l), drawn, or the most likely token at each position at temperature 0.
 
         The draws of a text depend on the key and its `index`.
         """

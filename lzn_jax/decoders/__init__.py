@@ -1,1 +1,1 @@
-"""Decoders: latents to samples, by flows or in one pass."""
+"""Decoders, which map latents to samples by a flow or in one pass."""

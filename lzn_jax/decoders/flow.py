@@ -49,7 +49,7 @@ class Sampler(NamedTuple):
 def draw(
     key: PRNGKeyArray, samples: Float[Array, "b ..."]
 ) -> tuple[Float[Array, "b ..."], Float[Array, " b"]]:
-    """Noise x0 ~ N(0, I) and time t ~ U(1e-3, 1) of each sample; the key is consumed."""
+    """Noise x0 ~ N(0, I) and time t ~ U(1e-3, 1) of each sample. The key is consumed."""
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, samples.shape, samples.dtype)
     t = jax.random.uniform(time_key, samples.shape[:1], samples.dtype, T_MIN, 1.0)
@@ -72,7 +72,7 @@ def loss(
 def generate(
     velocity: Velocity, noise: Float[Array, "b ..."], condition: Tree, sampler: Sampler
 ) -> Solution:
-    """Samples from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
+    """Samples from noise, by the flow from the noise at t = 1e-3 to t = 1."""
     integrate = _INTEGRATE[sampler.name]
     return integrate(velocity, noise, condition, sampler.num_steps, T_MIN, 1.0)
 
@@ -80,7 +80,7 @@ def generate(
 def invert(
     velocity: Velocity, samples: Float[Array, "b ..."], condition: Tree, sampler: Sampler
 ) -> Solution:
-    """Noise from samples: the flow from t = 1 to t = 1e-3.
+    """Noise from samples, by the flow from t = 1 to t = 1e-3.
 
     RK45 is accurate enough to extrapolate to t = 0, along the straight line through the sample.
     Euler returns the state at t = 1e-3, from which `generate` starts.
@@ -108,7 +108,7 @@ def _euler(
 def _rk45(
     velocity: Velocity, start: Array, condition: Tree, num_steps: int, t0: float, t1: float
 ) -> Solution:
-    """Dormand-Prince 5(4) with step sizes per sample: results do not depend on the batch."""
+    """Dormand-Prince 5(4) with a step size per sample, so results do not depend on the batch."""
     del num_steps  # adaptive
 
     def field(t, x, condition):
@@ -127,19 +127,19 @@ def _rk45(
             saveat=diffrax.SaveAt(t1=True),
             stepsize_controller=diffrax.PIDController(rtol=RK45_TOLERANCE, atol=RK45_TOLERANCE),
             max_steps=None,
-            throw=False,  # without limits no solve fails; a check would be a Python callback
+            throw=False,  # without limits no solve fails, and a check would be a Python callback
         )
         return solution.ys[0], 6 * solution.stats["num_steps"] + 1  # first same as last (FSAL)
 
     return Solution(*jax.vmap(solve)(start, condition))
 
 
-# From a state at time t0 to time t1, in either direction.
+# Maps a state at time t0 to the state at time t1, in either direction.
 _INTEGRATE = {"rk45": _rk45, "euler": _euler}
 
 
 class ArrayDecoder(Invertible):
-    """Base class of decoders to arrays of one shape; methods are pure functions."""
+    """Base class of decoders to arrays of one shape. Methods are pure functions."""
 
     num_draws = 2  # keys: for the loss, and for dropout
     condition: str | None = None
@@ -155,7 +155,7 @@ class ArrayDecoder(Invertible):
         noise_scale: float | None = 1.0,
         microbatch_size: int | None = None,
     ) -> None:
-        """Builds the decoder of type `name`; `output` is also the samples' column of a batch."""
+        """Builds the decoder of type `name`. `output` is also the samples' column in a batch."""
         self.name, self.output, self.shape = name, output, shape
         self.network, self.module = f"{name}_decoder", module
         self.sources: tuple[str, ...] = (name,)
@@ -207,7 +207,7 @@ class ArrayDecoder(Invertible):
 class ArrayFlow(ArrayDecoder):
     """Rectified flow from noise to arrays, conditioned on the latent (paper §3.1).
 
-    Its network is called as that of images: (x_t, t, latents, condition, train=...).
+    Its network is called with (x_t, t, latents, condition, train=...), like the network of images.
     """
 
     sampler = Sampler("euler", 50)
@@ -218,7 +218,7 @@ class ArrayFlow(ArrayDecoder):
         return self.module.init(key, x, jnp.zeros(1), *condition, train=False)
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
-        """Rectified-flow loss in training mode (paper C.1); keys for the flow and dropout."""
+        """Rectified-flow loss in training mode (paper C.1), with keys for the flow and dropout."""
         (flow_key, dropout_key), network = keys, self.in_training()
 
         def velocity(x_t, t, condition):
@@ -229,7 +229,7 @@ class ArrayFlow(ArrayDecoder):
     def draw(
         self, batch: Batch, condition: Condition, key: PRNGKeyArray
     ) -> tuple[Float[Array, "b ..."], Condition, Float[Array, "b ..."], Float[Array, " b"]]:
-        """Samples as floats, conditions, noise and times of a batch, `draws` for each sample."""
+        """Samples as floats, conditions, noise and times of a batch, `draws` of each per sample."""
         drawn = self.inputs(batch[self.output]), self.drop_condition(condition, key)
         if self.draws > 1:
             drawn = jax.tree.map(lambda a: jnp.repeat(a, self.draws, axis=0), drawn)
@@ -254,9 +254,9 @@ class ArrayFlow(ArrayDecoder):
     def generate(
         self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
-        """Samples as `output`, and `num_evaluations` of the velocity that each took.
+        """Samples as `output`, and each sample's `num_evaluations` of the velocity.
 
-        The noise of a sample depends on the key and its `index`, not on the rest of the batch.
+        The noise of a sample depends only on the key and its `index`.
         """
         noise = normal_by_index(key, f"{self.name}_noise", index, self.shape)
         x, num_evaluations = self.solve(variables, noise, condition)
@@ -309,7 +309,7 @@ FIELDS = {
     "sampling.sampler": choice("solver of the decoder's flow", *_INTEGRATE),
     "sampling.num_steps": count("steps of the Euler sampler", 100),
 }
-# Networks of decoders by flow, by name, and the check of their values.
+# Registers networks of decoders by flow, with the check of their values.
 NETWORKS = {"ncsnpp": (NCSNppDecoder, check_decoder), "mlp": (MLPDecoder, None)}
 for _name, (_network, _check) in NETWORKS.items():
     _fields = knobs(_network, "decoder") | FIELDS

@@ -13,15 +13,15 @@ from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.models import Tree, Variables, named
 from lzn_jax.parts import choice, count, knobs
 
-INSTANT_SHARE = 0.5  # of the pairs with s = t, where u is the velocity itself
-# Exponent of 1 / (squared error + 1e-3), the weight of an image in the loss (its table 1).
+INSTANT_SHARE = 0.5  # share of the pairs with s = t, where u is the velocity itself
+# Exponent of 1 / (squared error + 1e-3), which weights an image in the loss (its table 1).
 WEIGHT_POWER = 0.75
 
 MeanVelocity = Callable[[Array, Array, Array, Tree], Array]  # (x, t, s, condition) -> u
 
 
 def draw_ends(key: PRNGKeyArray, t: Float[Array, " b"]) -> Float[Array, " b"]:
-    """Time s of each image: t for a share INSTANT_SHARE, else uniform in [0, 1]."""
+    """Time s of each image: equal to t for a share INSTANT_SHARE, else uniform in [0, 1]."""
     s_key, equal_key = jax.random.split(key)
     is_equal = jax.random.bernoulli(equal_key, INSTANT_SHARE, t.shape)
     return jnp.where(is_equal, t, jax.random.uniform(s_key, t.shape))
@@ -69,14 +69,14 @@ def integrate(
 
 
 class MeanFlowDecoder(FlowDecoder):
-    """MeanFlow from noise to images, conditioned on the latent: one or few evaluations."""
+    """MeanFlow from noise to images in one or few evaluations, conditioned on the latent."""
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         t = jnp.zeros(1)
         return super().init(key, _with_times(condition, t, t))
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
-        """MeanFlow's loss in training mode; keys for the flow and dropout."""
+        """MeanFlow's loss in training mode, with keys for the flow and dropout."""
         (flow_key, dropout_key), network = keys, self.in_training()
 
         def velocity(x, t, s, condition):
@@ -100,10 +100,10 @@ class MeanFlowDecoder(FlowDecoder):
 
 
 def _with_times(condition: Condition, t: Array, s: Array) -> Condition:
-    """The condition with slow waves of the times t and s - t beside the latents.
+    """The condition, with slow waves of the times t and s - t appended to the latents.
 
-    The networks' own embedding of a time has a derivative of up to 1000, which MeanFlow's target
-    would contain; they are called at time 0.
+    The derivative of the networks' own time embedding reaches 1000 and would enter MeanFlow's
+    target. The networks are therefore called at time 0.
     """
     latents, beside = condition
     angles = jnp.pi / 2 * jnp.arange(1, 9) * jnp.stack([t, s - t], axis=-1)[..., None]

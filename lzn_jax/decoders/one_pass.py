@@ -22,7 +22,7 @@ ERRORS: dict[str, Callable[[Array], Array]] = {"l2": jnp.square, "l1": jnp.abs}
 
 
 class DirectDecoder(ImageDecoder):
-    """One-pass decoder from a latent to an image, without noise (left open in paper App. G)."""
+    """One-pass decoder from a latent to an image, without noise (open in the paper's App. G)."""
 
     error: Callable[[Array], Array]  # of each image
     set_loss: sets.SetLoss
@@ -61,7 +61,7 @@ class DirectDecoder(ImageDecoder):
     ) -> Float[Array, ""]:
         """Loss between generated and real images, their patches and, with `set_anchors`, anchors.
 
-        The encoder of the anchors gets no gradient. The key is consumed.
+        The encoder of the anchors receives no gradient. The key is consumed.
         """
         distance = sets.image_set_loss(self.set_loss, generated, images, key, **self.patches)
         if self.set_anchors > 0:
@@ -81,7 +81,7 @@ class DirectDecoder(ImageDecoder):
     def invert(
         self, variables: Variables, samples: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b 0"]:
-        """Noise without dimensions, since images depend on the latents alone."""
+        """Noise without dimensions, since images depend only on the latents."""
         return jnp.zeros((len(samples), 0))
 
     def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:

@@ -1,6 +1,6 @@
-"""Answers of a trained run to one sample, as images, figures and strings, independent of the page.
+"""Answers of a trained run to one sample, as images, figures and strings.
 
-Results are reproducible: they depend on the arguments alone, among them the seed.
+Results depend only on the arguments, including the seed.
 """
 
 import copy
@@ -21,7 +21,7 @@ from lzn_jax.data_types import Invertible, Samples, are_images
 from lzn_jax.errors import UserError
 from lzn_jax.trained_model import TrainedModel
 
-NUM_IMAGES = 8  # of a text, a label, a zone
+NUM_IMAGES = 8  # images of a text, a label or a zone
 MAX_MAP_IMAGES = 1000  # test images on the map
 _MAX_CHOICE = 30  # test images to choose from
 
@@ -34,19 +34,19 @@ class Answers:
 
     Attributes:
       test_images: some test images of each class, or None without test images.
-      views: what the run computes for an image, by name: functions of the image and a seed. Its
-        translations have the names of their types.
-      encodes_images, inverts_images: whether images have zones; whether images are reconstructed
-        and interpolated.
+      views: functions of an image and a seed that the run can compute, by name. Translations are
+        named by their target.
+      encodes_images, inverts_images: whether images are encoded, and whether they can be
+        reconstructed and interpolated.
       samples_prior: whether images are generated from latents of the prior.
-      classes: names of the labels from which images are generated; empty if there are none.
+      classes: names of the labels from which images are generated, possibly empty.
       written: translations (source, target) whose source samples are typed.
     """
 
     def __init__(
         self, model: TrainedModel, test: Examples | None = None, train: Examples | None = None
     ) -> None:
-        """Uses the run's test and training examples; None if they cannot be read."""
+        """Uses the run's test and training examples, or None if they cannot be read."""
         self.model = model = _with_small_batches(model)
         self._data, space, main = model.config.data, model.space, model.main_type
         self._types, has_images = space.types, space.types[main].is_images
@@ -87,7 +87,7 @@ class Answers:
         rows = np.concatenate([np.flatnonzero(index == k)[:share] for k in range(len(classes))])
         self.test_images = images = self._test.images[rows[:_MAX_CHOICE]]
         self._is_light = pixels.is_light(images)
-        # The mean height of what the images show, as a share of theirs.
+        # Mean height of the drawn object, as a share of the image's height.
         is_ink = np.any((255 - images if self._is_light else images) > 96, axis=(2, 3))
         first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
         self._height = float(np.mean(1 - (first + last) / is_ink.shape[1]))
@@ -132,7 +132,7 @@ class Answers:
         }
 
     def note(self, image: Picture) -> str:
-        """Says that an image is far from the training images; empty otherwise."""
+        """Note that an image is far from the training images, or an empty string."""
         is_far = np.any(self.model.are_far(image[None]))
         return "Your image is far from all training images." if is_far else ""
 
@@ -143,14 +143,14 @@ class Answers:
         return are_images(made)
 
     def _shown(self, target: str, samples: Samples) -> Any:
-        """Values of the type's component; by default images or strings."""
+        """Values for the type's component, by default images or strings."""
         kind = self._types[target]
         return kind.displayed(samples) if kind.output_component else kind.shown(samples)
 
     def examples(self, source: str) -> list[Any]:
         """Up to `NUM_IMAGES` training samples of a type for its component, by default as strings.
 
-        Strings are distinct.
+        Repeated strings are left out.
         """
         samples, kind = self._training.get(source, ()), self._types[source]
         rows = evenly_spaced(min(len(samples), 50 * NUM_IMAGES), len(samples))
@@ -180,9 +180,9 @@ class Answers:
     def drawn(self, drawing: UInt8[np.ndarray, "rows columns 3"]) -> Picture:
         """The image that the model reads for a drawing on white.
 
-        Colour images are the whole canvas. For grey ones the strokes are cut out, centred, scaled
-        to the mean height of the data's and drawn on the data's background. Raises UserError for
-        an empty canvas.
+        A colour image is the whole canvas. For a grey image the strokes are cut out, centred,
+        scaled to the mean height in the data and drawn on the data's background. Raises UserError
+        for an empty canvas.
         """
         canvas, size = Image.fromarray(drawing), (self._data.image_size, self._data.image_size)
         has_colours = self._data.channels == 3
@@ -221,17 +221,17 @@ class Answers:
         return np.asarray(self.model.sample(NUM_IMAGES, jax.random.key(seed), labels).images)
 
     def of_prior(self, seed: int) -> Pictures:
-        """Images of latents of the prior."""
+        """Images of latents from the prior."""
         key = jax.random.key(seed)
         return np.asarray(self.model.generate(self.model.main_type, NUM_IMAGES, key))
 
     def between(self, first: Picture, second: Picture) -> Pictures:
-        """Images interpolated between two, with both ends."""
+        """Images interpolated between two images, with both ends."""
         return np.asarray(self.model.interpolate(np.stack([first, second]))["images"])
 
 
 def _with_small_batches(model: TrainedModel) -> TrainedModel:
-    """The run with batches of the size of one answer instead of training's."""
+    """The run, with batches of the size of one answer instead of the training batch."""
     space = copy.copy(model.space)
     space.in_batches = partial(space.in_batches, batch_size=NUM_IMAGES)
     return dataclasses.replace(model, space=space)

@@ -17,7 +17,7 @@ from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 
 _BLANK = np.full((280, 280, 3), 255, np.uint8)  # an image to draw on, so that the brush is selected
-_EVERY, _AGE = 60, 600  # seconds: how often files are deleted, and how old they are by then
+_EVERY, _AGE = 60, 600  # interval and age in seconds at which files are deleted
 _CSS = """
 .fillable:not(.fill_width) {max-width: 1280px !important}
 .grid-container {
@@ -42,7 +42,7 @@ _ZONES = (
 Event = Callable[..., object]
 
 _IN_A_ROW = ("seen", "reconstruction", "classes")
-_LABELS = {  # of views that are no translations
+_LABELS = {  # names of views that are no translations
     "seen": "Input of the model",
     "reconstruction": "Reconstruction",
     "classes": "Class probabilities",
@@ -52,7 +52,7 @@ _LABELS = {  # of views that are no translations
 
 
 def build(answers: Answers, title: str) -> gr.Blocks:
-    """The page of a run, with a tab for each kind of answer, which opens with an example."""
+    """The page of a run. Each kind of answer is a tab that opens with an example."""
     files = (_EVERY, _AGE)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=files) as page:
         gr.Markdown(f"## {title}\n{_ZONES}")
@@ -80,11 +80,11 @@ def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
 
 
 def serve(answers: Answers, title: str, port: int) -> None:
-    """Serves the page to this machine until it is interrupted; port 0 is any free one.
+    """Serves the page to this machine until it is interrupted. Port 0 is any free port.
 
     Raises UserError if the port is taken.
     """
-    fonts = ["system-ui", "sans-serif"]  # Gradio's own are downloaded
+    fonts = ["system-ui", "sans-serif"]  # Gradio's own fonts are downloaded
     theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
     page = build(answers, title)
     try:
@@ -101,7 +101,7 @@ def serve(answers: Answers, title: str, port: int) -> None:
 
 
 def _on(event: Event, function: Callable[..., object], inputs: object, outputs: object) -> None:
-    """Calls a function on an event; a UserError becomes a warning and leaves outputs unchanged."""
+    """Calls a function on an event. A UserError becomes a warning and changes no output."""
 
     @wraps(function)  # Gradio passes `SelectData` to a parameter of that type
     def answer(*arguments: object) -> object:
@@ -126,7 +126,7 @@ def _answered(
     events: Sequence[Event],
     again: Event | None = None,
 ) -> None:
-    """Fills outputs with `make(*values, seed)` when opened, on events and, anew, on `again`."""
+    """Fills outputs with `make(*values, seed)` on opening, on events and anew on `again`."""
     seed = gr.State(-1)  # of nothing yet
 
     def answer(number: int, *given: object) -> list[object]:
@@ -236,12 +236,12 @@ def _image_tab(answers: Answers, opens: Event) -> None:
 
 
 def _image_sources(answers: Answers, image: gr.State) -> None:
-    """A canvas, an upload and test images, which set the image."""
+    """Canvas, upload and test images, each of which sets the image."""
     grey = answers.model.config.data.channels == 1
     gr.Markdown("**Draw an image**")
     with gr.Row():
         with gr.Column(scale=3, min_width=250):
-            # Pixels of radius: pen strokes of digits are wide.
+            # Radius in pixels, since pen strokes of digits are wide.
             brush = gr.Brush(17, ["#000000"], color_mode="fixed") if grey else gr.Brush(9)
             sketch = gr.Sketchpad(
                 _BLANK, show_label=False, brush=brush,
@@ -255,7 +255,7 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
 
     def drawn(drawing: dict[str, Image.Image]) -> object:
         canvas = Image.fromarray(_BLANK).convert("RGBA")
-        if drawing["composite"] is not None:  # as it is when it was just cleared
+        if drawing["composite"] is not None:  # as when it was just cleared
             canvas.alpha_composite(drawing["composite"])
         return answers.drawn(np.asarray(canvas.convert("RGB")))
 
@@ -295,7 +295,7 @@ def _view(answers: Answers, name: str) -> Component:
         if not answers.shows_images(name):
             return gr.Textbox(label=label, interactive=False, elem_id=name)
     with gr.Column(min_width=120):
-        gr.Markdown(f"**{label}**")  # Gradio's own labels cover a part of the image
+        gr.Markdown(f"**{label}**")  # Gradio's own labels cover part of the image
         return gr.Image(
             show_label=False, format="png", height=130, interactive=False, buttons=[], elem_id=name
         )
@@ -311,14 +311,14 @@ def _images(label: str, columns: int, **options: Any) -> gr.Gallery:
 
 
 def _noted(value: object, note: str) -> Any:
-    """The value; a note becomes a message."""
+    """The value. A note becomes a message."""
     if note:
         gr.Info(html.escape(note), title="")
     return value
 
 
 def _displayed(value: object) -> object:
-    """Images in the size and form of the page; other values unchanged."""
+    """Images in the size and form of the page. Other values are unchanged."""
     if not isinstance(value, np.ndarray) or value.ndim < 3:
         return value
     return plots.enlarged(value[None])[0] if value.ndim == 3 else list(plots.enlarged(value))

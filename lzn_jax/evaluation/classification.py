@@ -1,7 +1,8 @@
 """Accuracy of classification by zone (paper E.3).
 
 Accuracy depends on the noise scale α of the latents, and on the anchors that cut the zones beside
-an image's own anchor: those of a batch of test images, as in the paper, or context anchors.
+an image's own anchor. These are the anchors of a batch of test images, as in the paper, or context
+anchors.
 """
 
 import functools
@@ -23,8 +24,8 @@ def measure(
 ) -> dict[str, float]:
     """Accuracy of classification by zone from each other data type, and a figure of the zones.
 
-    For the first type it is `test_accuracy`, with further accuracies by α, batch size and number of
-    context anchors.
+    The accuracy of the first type is `test_accuracy`, with further accuracies by α, batch size and
+    number of context anchors.
     """
     metrics: dict[str, float] = {}
     for source, target in model.translations:
@@ -53,7 +54,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
         metrics["test_accuracy"] = accuracy_of(model.draw_latents(anchors, 0.0))
         metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]
     metrics["test_accuracy_batch"] = accuracy_of(model.draw_latents(anchors, 0.0, among=no_context))
-    # Batch and context sizes are measured at α = 0; larger ones than there are, are left out.
+    # Batch and context sizes are measured at α = 0. Sizes that exceed the data are left out.
     sizes, scales = config.evaluation, config.evaluation.noise_scales
     curves = {
         "alpha": {scale: accuracy_of(model.draw_latents(anchors, scale)) for scale in scales},
@@ -113,7 +114,7 @@ def _centres_of_batches(batches: Array, solver: zoning.Solver) -> Array:
 def _centres_in_context(
     anchors: np.ndarray, context: Array, size: int, solver: zoning.Solver
 ) -> Float[Array, "n q"]:
-    """Latents at α = 0 in zones cut by the first `size` context anchors; their order is random."""
+    """Latents at α = 0 in zones cut by the first `size` context anchors, whose order is random."""
     # Weights instead of a slice, so that all sizes share one compiled program.
     log_weights = jnp.where(jnp.arange(len(context)) < size, 0.0, -jnp.inf)
     return zoning.latents_in_context(

@@ -1,4 +1,4 @@
-"""CLIP's image encoder, for CMMD; computed in full float32."""
+"""CLIP's image encoder for CMMD, computed in full float32."""
 
 import functools
 import logging
@@ -21,7 +21,7 @@ from lzn_jax.evaluation.features import CLIP, Extractor, Outputs
 from lzn_jax.evaluation.inception import Conv, checked_tensor, convert, named_tensors
 from lzn_jax.models import Tree
 
-HEAD_WIDTH = 64  # in all vision transformers of CLIP
+HEAD_WIDTH = 64  # of all vision transformers of CLIP
 # Statistics of CLIP's training images, RGB in [0, 1].
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -51,7 +51,7 @@ class EncoderLayer(nn.Module):
 
 
 class ClipVision(nn.Module):
-    """Vision transformer with unit-norm embeddings; defaults are ViT-L/14 at 336 pixels."""
+    """Vision transformer with unit-norm embeddings. The defaults are ViT-L/14 at 336 pixels."""
 
     image_size: int = 336
     patch_size: int = 14
@@ -87,9 +87,10 @@ def clip_embeddings(
 
 
 def resize_bicubic(images: UInt8[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
-    """Pillow's bicubic resize, antialiased when shrinking; integers in 0 ... 255 as float32.
+    """Pillow's bicubic resize, antialiased when shrinking, to integers 0 ... 255 as float32.
 
-    CMMD's authors resize with Pillow, which rounds and clips after each axis, the width first.
+    CMMD's authors resize with Pillow, which rounds and clips after each axis, starting with the
+    width.
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):
@@ -116,7 +117,7 @@ def load_clip(path: str | os.PathLike[str]) -> tuple[ClipVision, dict[str, Tree]
     """Network and variables from Hugging Face's model.safetensors or pytorch_model.bin.
 
     Tensors of the text encoder are not read. Raises UserError if the file is missing, damaged or
-    not of such a network; the message names a tensor that does not fit.
+    from another network. The message names a tensor that does not fit.
     """
     if Path(path).suffix == ".safetensors":
         state: Tree = files.read_tensors(path, _is_used)
@@ -135,7 +136,7 @@ def _is_used(name: object) -> bool:
 def from_torch(state: Tree, source: str) -> tuple[ClipVision, dict[str, Tree]]:
     """Network, with the sizes of the tensors, and variables as float32 from exactly its tensors.
 
-    Tensors have the names and layout of Hugging Face; `source` names them in errors.
+    Tensors use the names and layout of Hugging Face. `source` names the file in errors.
     """
     used, refusal = named_tensors(state, source, _is_used), f"{source} is not CLIP's vision network"
 

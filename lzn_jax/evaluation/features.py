@@ -1,4 +1,4 @@
-"""Features of images: the networks, batches, and the metrics of two sets."""
+"""Features of images: networks, extraction in batches, and metrics of two sets."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ CLIP = "clip"
 
 
 class Outputs(NamedTuple):
-    """Outputs of an extractor: Inception computes all three, CLIP only features."""
+    """Outputs of an extractor. Inception computes all three, CLIP only features."""
 
     features: Float[Array | np.ndarray, "b d"]
     spatial: Float[Array | np.ndarray, "b s"] | None = None  # for sFID
@@ -77,7 +77,7 @@ def feature_extractor(train: data.Examples, *, name: str, seed: int = 0) -> Extr
     def apply(variables: Tree, images: UInt8[Array, "b h w c"]) -> Outputs:
         return cast(Outputs, module.apply(variables, data.normalise(images)))
 
-    # On the host: training has all device memory between evaluations.
+    # On the host, so that training can use all device memory between evaluations.
     return Extractor(name, jax.device_get(_train(module, train, seed)), apply)
 
 
@@ -124,7 +124,7 @@ def extract(
 ) -> dict[str, FeatureSet]:
     """Features of the images by name of the extractor.
 
-    Batches are divided over the devices, with at least `batch_size` images per process.
+    Batches of at least `batch_size` images per process are divided over the devices.
     """
     mesh, sets = devices.inference_mesh(), {}
     size = batch_size * jax.process_count()
@@ -145,12 +145,12 @@ CONFIDENT = 0.9  # least probability of the likeliest class of a recognised imag
 def generation_metrics(
     extractor: str, real: FeatureSet, generated: FeatureSet, *, seed: int
 ) -> dict[str, float]:
-    """Sample metrics by name, from features of real and generated images by one extractor.
+    """Metrics of samples by name, from one extractor's features of real and generated images.
 
-    CLIP gives `cmmd`. Inception gives `fid`, `sfid`, `inception_score` and `kid`, whose subsets
-    `seed` draws. A classifier X gives `fd_X`, and `recognised`: the share of images to which it
-    gives some class a probability of 0.9 or more. Both give `precision` and `recall`. Raises
-    UserError if a set has fewer than 4 images.
+    CLIP measures `cmmd`. Inception measures `fid`, `sfid`, `inception_score` and `kid`, whose
+    subsets `seed` draws. A classifier X measures `fd_X`, and `recognised`: the share of images for
+    which some class gets a probability of 0.9 or more. Inception and classifiers measure
+    `precision` and `recall`. Raises UserError if a set contains fewer than 4 images.
     """
     if extractor == CLIP:
         return {"cmmd": cmmd(real.features, generated.features)}

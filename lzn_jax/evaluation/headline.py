@@ -17,13 +17,13 @@ OF_EVALUATION = (
 
 
 def most_important(metrics: Mapping[str, object], count: int) -> list[str]:
-    """Names of at most `count` metrics, most important first; the first ones if none is known."""
+    """Names of at most `count` metrics, most important first, or the first if none is known."""
     matches = (fnmatch.filter(metrics, pattern) for pattern in OF_EVALUATION)
     return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]
 
 
 def of_evaluation(step: int, metrics: dict[str, float], shown: list[str]) -> list[str]:
-    """A line with step and data set, then the metrics `shown`."""
+    """A line with step and data set, followed by the metrics `shown`."""
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))
     measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)

@@ -1,4 +1,4 @@
-"""The FID InceptionV3, with weights from the user's file."""
+"""FID's InceptionV3, with weights from the user's file."""
 
 import functools
 import hashlib
@@ -44,7 +44,7 @@ _HALVE = ((3, 3), 2, "VALID")  # kernel, stride and padding
 
 
 def _branch(x: Array, name: str, *units: tuple[Any, ...]) -> Array:
-    """Applies units in sequence; their names are numbered from 1 if there are several."""
+    """Applies units in sequence. If there are several, their names are numbered from 1."""
     for number, unit in enumerate(units, start=1):
         suffix = f"_{number}" if len(units) > 1 else ""
         x = ConvUnit(*unit, name=name + suffix)(x)
@@ -139,7 +139,7 @@ class InceptionV3(nn.Module):
 
 
 def inception_outputs(variables: dict, images: UInt8[Array, "b h w c"]) -> Outputs:
-    """Outputs for RGB or grey pixels 0 ... 255 of any size, scaled as in the TensorFlow graph."""
+    """Outputs for RGB or grey pixels 0 ... 255 of any size, scaled as in TensorFlow's graph."""
     pixels = jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
     pixels = resize_bilinear(pixels, INPUT_SIZE)
     return cast(Outputs, InceptionV3().apply(variables, (pixels - 128) / 128))
@@ -148,8 +148,8 @@ def inception_outputs(variables: dict, images: UInt8[Array, "b h w c"]) -> Outpu
 def resize_bilinear(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
     """TensorFlow 1's bilinear resize, float32: pixel i of the result is at i * old size / new size.
 
-    Uses neither half-pixel centres nor aligned corners nor antialiasing; positions beyond the last
-    pixel take its value.
+    It uses neither half-pixel centres nor aligned corners nor antialiasing. Positions beyond the
+    last pixel get its value.
     """
     return _resize_axis(_resize_axis(images, size, axis=1), size, axis=2)
 
@@ -170,16 +170,16 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth?$")
 
 
 def inception_extractor(path: str | os.PathLike[str]) -> Extractor:
-    """The FID Inception network with weights from `path`, read by `load_inception`."""
+    """FID's Inception network with weights from `path`, read by `load_inception`."""
     return Extractor(INCEPTION, load_inception(path), inception_outputs)
 
 
 def load_inception(path: str | os.PathLike[str]) -> dict[str, Tree]:
     """Variables of `InceptionV3` from PyTorch's FID file (pt_inception-2015-12-05-6726825d.pth).
 
-    A file name that ends in a hash, as that one does, must contain the first 8 hexadecimal digits
-    of the file's SHA-256. Raises UserError if the file is missing, damaged or not of this network;
-    the message names a tensor that does not fit.
+    If the file name ends in a hash, like this one, the hash must be the first 8 hexadecimal digits
+    of the file's SHA-256. Raises UserError if the file is missing, damaged or from another network.
+    The message names a tensor that does not fit.
     """
     path = Path(path)
     if path.is_file() and (match := _HASH_IN_NAME.search(path.name)):
@@ -194,7 +194,7 @@ def load_inception(path: str | os.PathLike[str]) -> dict[str, Tree]:
 
 
 def from_torch(state: Tree, source: str) -> dict[str, Tree]:
-    """Variables from a PyTorch state dict; `source` names it in errors.
+    """Variables from a PyTorch state dict, which errors call `source`.
 
     Ignores batch counters and the bias of the class logits, which no metric uses.
     """
@@ -205,7 +205,7 @@ def from_torch(state: Tree, source: str) -> dict[str, Tree]:
 def named_tensors(
     state: Tree, source: str, is_used: Callable[[str], bool]
 ) -> dict[str, np.ndarray]:
-    """Used tensors of a state dict read from `source`; raises UserError for anything else."""
+    """Used tensors of a state dict read from `source`. Raises UserError for anything else."""
     if isinstance(state, dict):
         used = {str(name): array for name, array in state.items() if is_used(str(name))}
         if all(isinstance(array, np.ndarray) for array in used.values()):
@@ -226,8 +226,8 @@ def convert(
 ) -> dict[str, Tree]:
     """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
 
-    Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of
-    another shape or dtype.
+    Raises UserError for a tensor that is missing, left over, or of another shape or dtype. The
+    message starts with `refusal` and names the tensor.
     """
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), image)
@@ -253,7 +253,7 @@ def checked_tensor(
     refusal: str,
     dtypes: Collection[np.dtype],
 ) -> np.ndarray:
-    """Tensor of that name; raises UserError for a wrong dtype or shape (None: any size but 0)."""
+    """Tensor of that name. Raises UserError for a wrong dtype or shape (None: any size but 0)."""
     if name not in state:
         raise UserError(f"{refusal}: it lacks {name}")
     array = state[name]

@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 def evaluate(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path, seconds: float = math.inf
 ) -> dict[str, float]:
-    """Metrics by name, starting with the number of examples under the name of the measured set.
+    """Metrics by name, starting with the measured set's number of examples.
 
-    Figures follow, in figures/. After `seconds` no further part starts; a line names those
+    Figures follow, in figures/. After `seconds` no further part starts, and a line names the parts
     left out. Logs the `headline` of own measurements and the package's most important metrics.
     Raises UserError for a measurement or figure that fails.
     """
@@ -68,7 +68,7 @@ def evaluate(
 def functions(space: LatentSpace, kind: str) -> dict[str, Callable[..., object]]:
     """Functions of the kind `measurement` or `figure` of the data types and of the config by name.
 
-    Raises UserError for what is not a function.
+    Raises UserError for anything that is not a function.
     """
     chosen, member = space.config.evaluation, f"{kind}s"
     types = space.types.values() if chosen.measurements_of_types else ()

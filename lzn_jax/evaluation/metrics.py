@@ -1,4 +1,4 @@
-"""Metrics of features: Fréchet and kernel distance, Inception Score, precision and recall."""
+"""Metrics of features: Fréchet and kernel distance, inception score, precision and recall."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Gaussian(NamedTuple):
 
 
 def gaussian_of(features: Real[np.ndarray, "n d"], *, rows: int = 4096) -> Gaussian:
-    """Mean and unbiased covariance; sums over blocks of rows bound the memory of float64.
+    """Mean and unbiased covariance. Sums over blocks of rows bound the memory of float64.
 
     Raises UserError for fewer than 2 samples, ValueError for features that are not finite.
     """
@@ -35,7 +35,7 @@ def gaussian_of(features: Real[np.ndarray, "n d"], *, rows: int = 4096) -> Gauss
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^{1/2}) of means m and covariances C; >= 0.
+    """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^{1/2}) >= 0, of means m and covariances C.
 
     The trace of the square root is the sum of the singular values of C_a^{1/2} C_b^{1/2}, whose
     factors come from symmetric eigendecompositions. It is real even for singular covariances, where
@@ -47,7 +47,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root; eigenvalues below zero, which rounding causes, count as zero."""
+    """Symmetric square root. Eigenvalues that rounding makes negative count as zero."""
     eigenvalues, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
 
@@ -60,7 +60,7 @@ def kernel_inception_distance(
     subsets: int = 100,
     subset_size: int = 1000,
 ) -> float:
-    """Mean of KID over subsets drawn without replacement; unbiased, and can be negative.
+    """Mean of KID over subsets drawn without replacement. It is unbiased and can be negative.
 
     Raises UserError for fewer than 2 samples.
     """
@@ -75,7 +75,7 @@ def kernel_inception_distance(
 
 
 def squared_mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """Unbiased squared MMD, which excludes pairs of a sample with itself; n and m must be >= 2."""
+    """Unbiased squared MMD for n, m >= 2, which excludes pairs of a sample with itself."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     within, across = [], (x @ y.T / x.shape[1] + 1) ** 3
     for z in (x, y):
@@ -102,9 +102,9 @@ def inception_score(logits: Float[np.ndarray, "n c"], *, split_size: int = 5000)
     return float(np.mean(scores))
 
 
-# Bound on the rounding error of a squared distance, relative to the sum of the squared norms, with
-# a wide margin. A sample on the surface of a ball counts as inside, as does a sample equal to the
-# centre of a ball of radius zero.
+# Generous bound on the rounding error of a squared distance, relative to the sum of the squared
+# norms. A sample on the surface of a ball counts as inside, as does a sample equal to the centre of
+# a ball of radius zero.
 _ROUNDING = 1e-12
 _BLOCK_ROWS = 256  # with all columns in memory at once
 
@@ -112,12 +112,12 @@ _BLOCK_ROWS = 256  # with all columns in memory at once
 def precision_recall(
     reference: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"], *, k: int = 3
 ) -> tuple[float, float]:
-    """Share of generated samples inside a ball of a reference sample, and the reverse.
+    """Share of generated samples inside a ball of a reference sample, and the reverse share.
 
     The closed ball of a sample reaches to its k-th nearest other sample of the set.
-    Raises UserError if a set has k samples or fewer.
+    Raises UserError if a set contains k samples or fewer.
     """
-    centre = reference.mean(axis=0, dtype=np.float64)  # near zero, distances round less
+    centre = reference.mean(axis=0, dtype=np.float64)  # distances near zero round less
     real, fake = reference - centre, generated - centre
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
     is_real, is_covered = np.zeros(len(fake), bool), np.zeros(len(real), bool)
@@ -150,11 +150,11 @@ def _squared_distances(
 
 
 def cmmd(reference: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]) -> float:
-    """1000 times the squared MMD of two sets of unit-norm embeddings; >= 0 up to rounding."""
+    """1000 times the squared MMD of two sets of unit-norm embeddings, >= 0 up to rounding."""
     sigma, real, fake = 10.0, reference.astype(np.float64), generated.astype(np.float64)
 
     def mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
-        """Mean of the kernel minus 1; the 1 cancels in the MMD but costs precision."""
+        """Mean of the kernel minus 1. The 1 cancels in the MMD but would cost precision."""
         blocks = (distances for _, distances, _ in _squared_distances(x, y))
         sums = [float(np.sum(np.expm1(-block / (2 * sigma**2)))) for block in blocks]
         return sum(sums) / (len(x) * len(y))

@@ -27,7 +27,7 @@ def accuracy(
     """Share of rows whose label is among the k highest scores, by k in `top`.
 
     Ties go to the lower class, as in argmax. A label with score -inf (a class without votes) or NaN
-    counts as wrong for every k. Leaves out k >= c, for which every label would count as right.
+    counts as wrong for every k. Any k >= c is left out, since every label would count as right.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < labels[:, None]
@@ -40,7 +40,7 @@ def accuracy(
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _cross_entropies = optax.softmax_cross_entropy_with_integer_labels
 
-_SIMILARITIES = 2**24  # on the device at once: 64 MiB
+_SIMILARITIES = 2**24  # bytes on the device at once: 64 MiB
 
 
 def knn_log_votes(
@@ -52,11 +52,12 @@ def knn_log_votes(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Float[np.ndarray, "m {num_classes}"]:
-    """Log of each class's share of the votes of a query's k nearest neighbours in the references.
+    """Log of each class's share of the votes of a query's k nearest references.
 
-    A neighbour with cosine similarity s votes for its label with weight exp(s / temperature); a
+    A neighbour with cosine similarity s votes for its label with weight exp(s / temperature). A
     class without votes gets -inf. Fewer than k references all vote. Ties in similarity go to the
-    earlier reference. A row of zeros has similarity 0 to every row. The device holds all rows.
+    earlier reference. The similarity of a row of zeros to every row is 0. The device stores all
+    rows.
     """
     points, targets = (jnp.asarray(rows, jnp.float32) for rows in (references, queries))
     labels, k = jnp.asarray(reference_labels, jnp.int32), min(k, len(references))
@@ -94,10 +95,10 @@ class LinearClassifier(NamedTuple):
         return np.asarray(features, np.float32) @ self.weights + self.bias
 
 
-# Features rotated to their principal axes have the same penalty. The weight of an axis of variance
-# v has units of 1 / sqrt(v * curvature + penalty), so that the curvature is about equal along all
-# coordinates, and L-BFGS needs few steps. The bias is the weight of a constant feature.
-# scikit-learn's LogisticRegression takes ten times longer.
+# Rotating features to their principal axes does not change the penalty. The weight of an axis of
+# variance v is measured in units of 1 / sqrt(v * curvature + penalty). The curvature is then about
+# equal along all coordinates, and L-BFGS needs few steps. The bias is the weight of a constant
+# feature. scikit-learn's LogisticRegression takes ten times longer.
 
 PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak
 _HELD_OUT_SHARE = 0.15
@@ -112,13 +113,13 @@ def fit_cached(
     penalties: Sequence[float] = PENALTIES,
     seed: int = 0,
 ) -> tuple[LinearClassifier, float]:
-    """L2-regularised multinomial logistic regression: classifier and chosen penalty.
+    """Classifier by L2-regularised multinomial logistic regression, and chosen penalty.
 
-    Minimises mean cross-entropy + penalty / 2 * |weights|², for weights of features standardised
-    by their mean and standard deviation; scikit-learn's C is 1 / (n * penalty). The penalty is
-    chosen by cross-entropy on a held-out 15 % of each class: the last of `penalties` (in order,
-    strong to weak) before the cross-entropy first rises. The final fit uses all rows. Computes in
-    float32 on the device, which holds the features.
+    Minimises mean cross-entropy + penalty / 2 * |weights|², for weights of features standardised by
+    their mean and standard deviation. scikit-learn's C is 1 / (n * penalty). The penalty is chosen
+    by cross-entropy on a held-out 15 % of each class: the last of `penalties`, from strong to weak,
+    before the cross-entropy first rises. The final fit uses all rows. The device stores the
+    features and computes in float32.
 
     Warns (RuntimeWarning) if the final fit has not converged. Raises ValueError for features that
     are not finite.
@@ -155,7 +156,7 @@ def fit_cached(
 
 
 def _hold_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Mask of held-out rows: a share of each class, at least one row of a class of two or more."""
+    """Mask of held-out rows, a share of each class and at least one of two or more rows."""
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -173,7 +174,7 @@ def _minimise(
     start: np.ndarray,
     tolerance: float,
 ) -> tuple[np.ndarray, bool]:
-    """Minimiser (d + 1, c) for the chosen rows, the bias last, and whether steps ran out."""
+    """Minimiser (d + 1, c) for the chosen rows, with the bias last, and whether steps ran out."""
     num_classes = start.shape[1]
     curvature = (1 - 1 / num_classes) / num_classes  # of the softmax at equal probabilities
     penalties = np.append(np.full(len(start) - 1, penalty), 0.0)[:, None]
@@ -184,7 +185,7 @@ def _minimise(
         params = unit * flat.reshape(start.shape)
         on_device = jnp.asarray(params, jnp.float32)
         losses, gradient = jax.device_get(_losses_and_gradient(on_device, inputs, labels, shares))
-        # In float64, because the line search compares nearly equal values.
+        # Computed in float64, because the line search compares nearly equal values.
         loss = np.sum(losses, dtype=np.float64) + np.sum(penalties * params**2) / 2
         return float(loss), (unit * (gradient + penalties * params)).ravel()
 
@@ -212,7 +213,7 @@ def _losses_and_gradient(
     return losses, gradient
 
 
-# Protocols that train on augmented images, whose features change in every epoch.
+# These protocols train on augmented images, whose features change in every epoch.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +222,7 @@ class Protocol:
 
     epochs: int
     batch_size: int  # as in the literature; other sizes work too
-    distorts: bool  # whether to jitter colours and blur, besides cropping
+    distorts: bool  # whether to jitter colours and blur in addition to cropping
     optimizer: Callable[[int, int], optax.GradientTransformation]  # from steps, batch size
 
 
@@ -231,7 +232,8 @@ def _nesterov(num_steps: int, batch_size: int) -> optax.GradientTransformation:
 
 
 PROTOCOLS = {
-    # Paper D.3; batch size and weight decay as in its released code; constant learning rate.
+    # Paper D.3, with batch size and weight decay of its released code, and a constant learning
+    # rate.
     "paper": Protocol(300, 8192, True, lambda *_: optax.adamw(3e-4, weight_decay=0.0)),
     # Chen et al. 2020 (arXiv:2002.05709), B.6, with the augmentation of B.5.
     "simclr": Protocol(90, 4096, False, _nesterov),
@@ -248,7 +250,7 @@ def train_linear(
     """Linear classifier for each feature name, after `num_steps` steps from zero weights.
 
     `batches` yields global batches of features (b, dims[name]) by name and labels (b,). The
-    classifiers are independent, but share batches because encoding dominates the cost.
+    classifiers are independent. They share batches because encoding dominates the cost.
     """
 
     def loss(params: Tree, features: Mapping[str, Array], labels: Array) -> Tree:

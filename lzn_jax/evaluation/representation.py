@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Test accuracy of linear probes and nearest neighbours that use the training labels.
+    """Test accuracy of linear probes and nearest neighbours, fitted to the training labels.
 
-    For an encoder that trains on views. Metrics of the backbone have plain names; those of other
-    features have a suffix. Returns no metrics for images of one class.
+    The encoder must train on views. Names of the backbone's metrics are plain, and names of other
+    features' metrics end in a suffix. Returns no metrics for images of one class.
     """
     config = model.config
     queries = model.embed(test.images)
@@ -81,7 +81,7 @@ def _fit_probes(
 def _augmented_batches(
     model: TrainedModel, train: Examples, batch_size: int
 ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Yields features and labels of batches of augmented training images, without end."""
+    """Yields features and labels of batches of augmented training images, endlessly."""
     config, space = model.config, model.space
     transform, workers = space.encoders[model.main_type].transform, config.data.get("workers")
     encode = functools.partial(space.jitted(augmented_features), model.model.variables)
@@ -98,9 +98,9 @@ def _augmented_batches(
 def augmented_features(
     space: LatentSpace, variables: Variables, request: Mapping[str, Array]
 ) -> dict[str, Float[Array, "b d"]]:
-    """Features of crops (b, h, w, c) uint8, each augmented with random numbers of its index.
+    """Features of crops (b, h, w, c) uint8, each augmented with its index's random numbers.
 
-    A pure function. The probe's protocol determines the augmentation.
+    The function is pure. The probe's protocol determines the augmentation.
     """
     encoder, key = space.encoders[space.config.types[0]], jax.random.key(space.config.seed)
     keys = keys_by_index(key, "probe", request["index"])

@@ -28,8 +28,8 @@ from lzn_jax.latent_space import LatentSpace
 from lzn_jax.trained_model import TrainedModel
 
 MAX_JUDGED = 10_000  # training images of the judge; fitting takes quadratic time
-MAX_PIXELS = 32  # per side; pixel distances mean little for larger images
-MAX_COMPARED = 2000  # samples, and test images; enough for a mean
+MAX_PIXELS = 32  # pixels per side; pixel distances mean little for larger images
+MAX_COMPARED = 2000  # number of samples and of test images, enough for a mean
 MAX_TRAINING = 100_000
 MAX_RECONSTRUCTED = 2000  # test samples, as in the paper for CIFAR-10
 MIN_IMAGES = 50  # fewer cannot represent a distribution
@@ -66,9 +66,9 @@ def nearest_training_images(
 ) -> dict[str, float]:
     """Mean l2 distance of samples and of test images to the nearest training image.
 
-    Distances are in units of [-1, 1]. `nearest_ratio` is the mean of samples over that of test
-    images; a ratio far below 1 means that samples are copies. Uses at most 100,000 training images;
-    returns no metrics for images of more than 32 pixels per side.
+    Distances are in units of [-1, 1]. `nearest_ratio` is the mean over samples divided by the mean
+    over test images. A ratio far below 1 means that samples are copies. Uses at most 100,000
+    training images. Returns no metrics for images of more than 32 pixels per side.
     """
     from sklearn.metrics import pairwise_distances_argmin_min  # here, as it takes a second
 
@@ -89,7 +89,7 @@ def nearest_training_images(
 
 
 def reconstructed_rows(count: int, most: int = MAX_RECONSTRUCTED) -> Int[np.ndarray, " k"]:
-    """At most `most` of `count` rows, evenly spaced because files may be sorted by class."""
+    """At most `most` of `count` rows, evenly spaced, since files may be sorted by class."""
     chosen = min(count, most)
     return np.arange(chosen) * count // chosen
 
@@ -97,7 +97,7 @@ def reconstructed_rows(count: int, most: int = MAX_RECONSTRUCTED) -> Int[np.ndar
 def measure_reconstruction(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Returns `reconstruction_l2` and draws examples; empty if the decoder is not invertible."""
+    """Returns `reconstruction_l2` and draws examples, or nothing without an invertible decoder."""
     if not isinstance(model.space.decoders.get(model.main_type), Invertible):
         return {}
     rows = reconstructed_rows(len(test.labels))
@@ -122,10 +122,10 @@ def draw(path: Path, kind: DataType, samples: Samples, result: Mapping[str, Samp
 class SampleQuality:
     """Compares generated images with the training images by the features of pretrained networks.
 
-    Uses Inception if `evaluation.inception_path` gives its weights, else, for images of at most 32
-    pixels per side, a classifier trained on the labelled training images. Adds CLIP if
-    `evaluation.clip_path` gives its weights. Raises UserError for unreadable weights, and if a
-    config of grey images gives weights.
+    Uses Inception if `evaluation.inception_path` names its weights. Otherwise a classifier trained
+    on the labelled training images replaces it, for images of at most 32 pixels per side. Adds CLIP
+    if `evaluation.clip_path` names its weights. Raises UserError for unreadable weights, and if a
+    config of grey images names weights.
     """
 
     def __init__(self, config: ConfigDict) -> None:
@@ -149,7 +149,7 @@ class SampleQuality:
         self._reference: dict[str, FeatureSet] = {}
 
     def __call__(self, train: Examples, samples: UInt8[np.ndarray, "n h w c"]) -> dict[str, float]:
-        """Metrics by name, see `generation_metrics`; logs which metrics are left out and why.
+        """Metrics by name (see `generation_metrics`). Logs which metrics are left out and why.
 
         The reference is the training set, or a fixed random subset of at most 50,000 images and
         8 GiB. Its features stay in memory for further samples.
@@ -169,7 +169,7 @@ class SampleQuality:
         return metrics
 
     def _classifiers(self, train: Examples) -> list[Extractor]:
-        """The trained network that replaces Inception, if any."""
+        """The trained classifier that replaces Inception, if any."""
         if "inception_path" in self._pretrained:
             return []
         if self._has_classes and not self._is_large:
@@ -192,20 +192,20 @@ def _reference(images: Images) -> UInt8[np.ndarray, "n h w c"]:
 
 
 class MeasureSamples:
-    """Quality of generated images, and the shares of images that show their class.
+    """Measures the quality of generated images, and the share that shows the right class.
 
-    Quality is measured on class-conditional samples if the decoder has a condition, else on
-    samples of the prior.
+    Quality is measured on class-conditional samples if the decoder is conditioned, else on samples
+    of the prior.
     """
 
     def prepare(self, space: LatentSpace) -> None:
-        """Reads the weights of networks before training; raises UserError for unreadable ones."""
+        """Reads the weights of networks before training. Raises UserError if unreadable."""
         sample_quality(space.config)
 
     def __call__(
         self, model: TrainedModel, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
-        """Metrics by name; draws the samples."""
+        """Draws the samples and returns their metrics by name."""
         count, names = model.config.evaluation.num_samples, label_names(model.config.data)
         has_classes, judge = model.class_type is not None, None
         if has_classes and len(np.unique(train.labels)) == 1:

@@ -1,4 +1,4 @@
-"""Figure of what a run translates and generates."""
+"""Figure of a run's translations and generated samples."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SHOWN = 8  # examples per task
 
 
 def draw(model: TrainedModel, test: Examples, folder: Path) -> None:
-    """Draws examples of every translation and of prior samples; sources differ in class.
+    """Draws examples of every translation and of prior samples. Sources differ in class.
 
     Draws nothing for a run without translations.
     """

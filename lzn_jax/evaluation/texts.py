@@ -18,14 +18,14 @@ from lzn_jax.evaluation.samples import fit_judge
 from lzn_jax.tokenizers import Tokenizer
 from lzn_jax.trained_model import TrainedModel
 
-MIN_PROBED = 10  # captions; fewer are too few for five folds
+MIN_PROBED = 10  # least number of captions for five folds
 PARTS = digit_captions.Parts._fields
 
 
 class DigitCaptions:
-    """Measures a space of digits, labels and captions by a judge and a ruler fitted to real digits.
+    """Measures digits, labels and captions by a judge and a ruler fitted to real digits.
 
-    Metrics `real_...` are those of real digits, as upper references.
+    Metrics `real_...` measure real digits, as upper references.
     """
 
     def __init__(self, model: TrainedModel, train: Examples, ruler: digit_captions.Ruler) -> None:
@@ -57,7 +57,7 @@ class DigitCaptions:
         return digit_captions.parse(texts, self._canonical)
 
     def _from_prior(self) -> dict[str, float]:
-        """Well-formed captions, total variation from training captions, images as conditioned.
+        """Metrics of prior samples: captions' form and distribution, and images' conditions.
 
         The condition of an image is the caption of its class whose zone contains its latent.
         """
@@ -108,7 +108,7 @@ def total_variation(first: Sequence[str] | np.ndarray, second: Sequence[str] | n
 def shares(
     name: str, measured: digit_captions.Parts, expected: digit_captions.Parts
 ) -> dict[str, float]:
-    """Shares of samples with the expected value of each part, and of all parts ('exact')."""
+    """Shares of samples whose value of each part, and of all parts ('exact'), is as expected."""
     is_right = {part: getattr(measured, part) == getattr(expected, part) for part in PARTS}
     is_right["exact"] = np.all(list(is_right.values()), axis=0)
     return {f"{name}_{part}": float(np.mean(values)) for part, values in is_right.items()}
@@ -118,11 +118,11 @@ MAX_WRITTEN = 1000  # test pairs, evenly spaced
 
 
 def measure_writing(model: TrainedModel, test: Examples) -> dict[str, float]:
-    """`image_to_text_exact` and `_words` (an F1 score); `text_to_image_r1` and `_r10`.
+    """Measures `image_to_text_exact`, `_words` (an F1 score), `text_to_image_r1` and `_r10`.
 
-    Names have the main type in place of `image`. Generated texts are compared with the tokenizer's
+    Names use the main type in place of `image`. Generated texts are compared with the tokenizer's
     canonical form of the test texts. Generated samples are compared with texts by the run's
-    encoders. Leaves out pairs whose text has no tokens.
+    encoders. Pairs whose text contains no tokens are left out.
     """
     source, types = model.main_type, model.space.types
     tokenizer = model.space.encoders[NAME].tokenizer
@@ -172,9 +172,9 @@ _ROWS_AT_A_TIME = 1024
 
 
 def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
-    """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
+    """Measures `retrieval_image_to_text_r1`, `_r10` and the reverse. Draws examples to `path`.
 
-    Names have the main type in place of `image`. Candidates are distinct images or texts, and all
+    Names use the main type in place of `image`. Candidates are distinct images or texts, and all
     texts of an image are right, as on Flickr30k and COCO. Equal texts belong to the same images.
     """
     source, types = model.main_type, model.space.types
@@ -197,7 +197,7 @@ def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[s
 def embedded(model: TrainedModel, samples: Samples, source: str) -> Float[np.ndarray, "n q"]:
     """Points that retrieval compares: centres of zones cut by the anchors of the samples alone.
 
-    For a model trained with CLIP's loss, the anchors themselves.
+    For a model trained with CLIP's loss, these are the anchors themselves.
     """
     anchors = model.anchors(samples, source=source)
     if model.config.objective != "lzn":
@@ -226,7 +226,7 @@ def pairs(
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " t"], Int[np.ndarray, " n"], csr_array]:
     """Rows of the k distinct images and of the t distinct texts, and the text of each row.
 
-    The last is the `incidence` of these texts and images.
+    The last result is the `incidence` of these texts and images.
     """
     ids = np.arange(len(texts)) if examples.image_ids is None else examples.image_ids
     _, rows, image = np.unique(ids, return_index=True, return_inverse=True)
@@ -235,24 +235,24 @@ def pairs(
 
 
 def incidence(text: Int[np.ndarray, " n"], image: Int[np.ndarray, " n"]) -> csr_array:
-    """Which of the distinct texts each image has (k, t), given both of each pair."""
+    """Whether each image is paired with each distinct text (k, t), given both of each pair."""
     return csr_array((np.ones(len(text), bool), (image, text)))
 
 
 def recalls(
     queries: Float[np.ndarray, "m d"], candidates: Float[np.ndarray, "n d"], is_right: csr_array
 ) -> dict[int, float]:
-    """Share of queries with a right candidate among the k nearest, by k < n in RANKS.
+    """Share of queries with a right candidate among the k nearest, for each k < n in RANKS.
 
-    `is_right` (m, n) is True for right candidates. Nearest by cosine similarity; in ties, right
-    candidates come last. All n candidates always contain a right one.
+    `is_right` (m, n) is True for right candidates. Candidates are ranked by cosine similarity. In
+    ties, right candidates come last. k = n is left out, since all n candidates include a right one.
     """
     ranks = []
     for start in range(0, len(queries), _ROWS_AT_A_TIME):
         chosen = slice(start, start + _ROWS_AT_A_TIME)
         cosines, right = _cosines(queries[chosen], candidates), is_right[chosen].toarray()
         best = np.max(np.where(right, cosines, -np.inf), axis=1, keepdims=True)
-        ranks.append(np.sum(~(cosines < best) & ~right, axis=1))  # a NaN counts as nearer
+        ranks.append(np.sum(~(cosines < best) & ~right, axis=1))  # NaN counts as nearer
     found = np.concatenate(ranks)
     return {k: float(np.mean(found < k)) for k in RANKS if k < len(candidates)}
 
@@ -266,7 +266,7 @@ def _cosines(queries: np.ndarray, candidates: np.ndarray) -> Float[np.ndarray, "
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Metrics of test examples whose text has tokens and whose main sample is readable."""
+    """Metrics of test examples with a readable main sample and a text with tokens."""
     pairs = decoded(test, readable_rows(model, test))
     if len(pairs.labels) == 0 or model.main_type == NAME:
         return {}

@@ -1,11 +1,12 @@
 """Contrastive losses, the baselines of the alignment loss.
 
-For two views of an image: SimCLR (Chen et al., arXiv:2002.05709) and DCL (Yeh et al.,
-arXiv:2110.06848). For images and texts: CLIP (Radford et al., arXiv:2103.00020) and SigLIP (Zhai et
-al., arXiv:2303.15343).
+SimCLR (Chen et al., arXiv:2002.05709) and DCL (Yeh et al., arXiv:2110.06848) compare two views of
+an image. CLIP (Radford et al., arXiv:2103.00020) and SigLIP (Zhai et al., arXiv:2303.15343) compare
+images and texts.
 
-`optax.losses.ntxent` has the same value but computes similarities without a matrix product: for
-512 pairs in 128 dimensions its gradient takes 1.6 GB and 11 s on a CPU, this one 14 MB and 0.06 s.
+`optax.losses.ntxent` returns the same value but computes similarities without a matrix product. For
+512 pairs in 128 dimensions, its gradient takes 1.6 GB and 11 s on a CPU. The gradient here takes 14
+MB and 0.06 s.
 """
 
 import functools
@@ -25,9 +26,10 @@ def nt_xent(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Normalised temperature-scaled cross entropy of n pairs of views, temperature > 0.
 
-    The logits of an embedding are its cosine similarities to the 2n - 1 others of the batch, and
-    its partner is the label. If `decoupled`, the partner is left out of the denominator (DCL). Also
-    returns `assignment_accuracy`, the share of embeddings whose partner has the largest logit.
+    The logits of an embedding are its cosine similarities to the 2n - 1 other embeddings of the
+    batch, and its partner is the label. If `decoupled`, the partner is left out of the denominator
+    (DCL). Also returns `assignment_accuracy`, the share of embeddings whose partner's logit is
+    largest.
     """
     n = len(first)
     embeddings = jnp.concatenate([first, second])
@@ -51,8 +53,8 @@ def info_nce(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Symmetric cross entropy of n pairs with cosine similarities as logits, temperature > 0.
 
-    Pairs that are not present are left out. Also returns `assignment_accuracy`, the share whose
-    partner has the largest logit, averaged over both directions.
+    Missing pairs are left out. Also returns `assignment_accuracy`, the share of embeddings whose
+    partner's logit is largest, averaged over both directions.
     """
     own = jnp.arange(len(first))
     present = jnp.ones(len(first), bool) if is_present is None else is_present
@@ -78,7 +80,7 @@ def siglip(
     """Sum of the binary cross entropies of all n² combinations of both sides, divided by n.
 
     A logit is the cosine similarity / temperature + bias, and positive examples are the n pairs.
-    Presence and `assignment_accuracy` are those of `info_nce`.
+    `info_nce` explains presence and `assignment_accuracy`.
     """
     own = jnp.arange(len(first))
     present = jnp.ones(len(first), bool) if is_present is None else is_present

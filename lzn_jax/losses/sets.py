@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# One of 255 grey levels, in units of [-1, 1]. Differences below it are rounding errors, for which
-# the gradient of the distance would have an arbitrary direction.
+# One of 255 grey levels, in units of [-1, 1]. Smaller differences are rounding errors, whose
+# direction would be arbitrary in the gradient of the distance.
 SOFTENING = 2 / 255
 
 
 def energy_distance(x: Float[Array, "*p b d"], y: Float[Array, "*p b d"]) -> Float[Array, "*p"]:
     """2 E|x - y| - E|x - x'| - E|y - y'| over pairs of different rows, with |.|² the mean over d.
 
-    The estimate is unbiased, also if row i of x depends on row i of y, and can be negative.
+    The estimate is unbiased, even if row i of x depends on row i of y. It can be negative.
     """
     return 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
 
@@ -43,7 +43,7 @@ def drift_loss(
     """Mean squared distance between generated x and fixed targets x + V, in units of distances.
 
     V is the sum of the drifts at all temperatures > 0, each divided by its root mean square. The
-    value does not measure a distance; its gradient in x is -2 V over the number of elements.
+    value does not measure a distance. Its gradient in x is -2 V over the number of elements.
     """
     fixed_x, fixed_y = jax.lax.stop_gradient((x, y))
     distances, scale = _distances(fixed_x, fixed_y)
@@ -56,9 +56,9 @@ def drift_loss(
 
 
 def _distances(x: Array, y: Array) -> tuple[Array, Array]:
-    """Distances (*p, b, b + m) to other x and to y over their mean (*p, 1, 1), and that mean.
+    """Distances (*p, b, b + m) to other x and to y over their mean, and the mean (*p, 1, 1).
 
-    A sample has an infinite distance to itself.
+    The distance of a sample to itself is infinite.
     """
     count = x.shape[-2]
     others = jnp.concatenate([x, y], axis=-2)
@@ -75,10 +75,10 @@ def _distances(x: Array, y: Array) -> tuple[Array, Array]:
 def _field(x: Array, y: Array, logits: Array) -> Array:
     """Drift of generated x towards real y, for logits -distance / temperature.
 
-    A is the geometric mean of two softmaxes of the logits, over what attracts or repels a sample
-    and over the samples. The drift is the product of a sample's total repulsion and its A-weighted
-    sum of y, less the product of its total attraction and its A-weighted sum of the other x.
-    Without samples left out, it is 0 for equal sets.
+    A is the geometric mean of two softmaxes of the logits: over all x and y that act on a sample,
+    and over the samples. The drift is a sample's total repulsion times its A-weighted sum of y,
+    less its total attraction times its A-weighted sum of the other x. It is 0 for equal sets if no
+    sample is left out.
     """
     columns = jax.nn.logsumexp(logits, axis=-2, keepdims=True)
     rows = jax.nn.log_softmax(logits, axis=-1)
@@ -93,7 +93,7 @@ def _field(x: Array, y: Array, logits: Array) -> Array:
     return repelled * weighted[0] - attracted * weighted[1]
 
 
-# Loss between generated rows x (*p, b, d) and real rows y (*p, b, d), a number (*p).
+# Maps generated rows x (*p, b, d) and real rows y (*p, b, d) to losses (*p).
 SetLoss = Callable[[Array, Array], Array]
 SET_LOSSES: dict[str, SetLoss] = {
     "energy": energy_distance,
@@ -110,9 +110,10 @@ def image_set_loss(
     patch_size: int,
     num_patches: int,
 ) -> Float[Array, ""]:
-    """A loss between sets of images plus its mean over sets of patches at random positions.
+    """Loss between sets of images, plus its mean over sets of patches at random positions.
 
-    Uses `num_patches` different positions, or all if there are fewer. The key is consumed.
+    Patches are at `num_patches` different positions, or at all positions if there are fewer. The
+    key is consumed.
     """
     rows, columns = (side - patch_size + 1 for side in x.shape[1:3])
     positions = jax.random.permutation(key, rows * columns)[:num_patches]

@@ -33,13 +33,13 @@ def key_or_seed(key: PRNGKeyArray | None, seed: int) -> PRNGKeyArray:
 def normal_by_index(
     key: PRNGKeyArray, name: str, index: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b ..."]:
-    """Draws from N(0, I) of `shape`, one for each example index, independent of the batch."""
+    """Draws from N(0, I) of `shape`, one for each example index, whatever the batch."""
     keys = keys_by_index(key, name, index)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def keys_by_index(key: PRNGKeyArray, name: str, index: Int[Array, " b"]) -> Key[Array, " b"]:
-    """Key for each example index, independent of the batch."""
+    """Key for each example index, whatever the batch."""
     return jax.vmap(functools.partial(jax.random.fold_in, named(key, name)))(index)
 
 
@@ -49,8 +49,8 @@ Network = Callable[..., Tree]
 def by_example(network: Network, size: int | None) -> Network:
     """`call(variables, key, *inputs)` of `network(variables, keys, *inputs)`, in micro-batches.
 
-    These have `size` examples, a divisor of the batch size b (None: b). The outputs (b, ...) of
-    example i depend on its inputs and its key, `jax.random.fold_in(key, i)`, alone.
+    A micro-batch contains `size` examples, a divisor of the batch size b (None: b). The outputs (b,
+    ...) of example i depend only on its inputs and its key, `jax.random.fold_in(key, i)`.
     """
 
     def call(variables: Tree, key: PRNGKeyArray, *inputs: Tree) -> Tree:
@@ -85,7 +85,7 @@ def in_training(module: Module, size: int | None) -> Network:
 
 
 def with_own_keys(network: Network) -> Network:
-    """Turns a network that takes one key into one that takes a key for each example."""
+    """Turns a network of one key into a network of a key for each example."""
 
     def one(variables, key, example):
         first = jax.tree.map(lambda a: a[None], example)
@@ -98,7 +98,7 @@ def with_own_keys(network: Network) -> Network:
 
 
 def _split(a: jax.Array, size: int) -> jax.Array:
-    """Micro-batches of every (b / size)-th example, which spreads each over all devices."""
+    """Micro-batches of every (b / size)-th example, so that each is spread over all devices."""
     return a.reshape(size, -1, *a.shape[1:]).swapaxes(0, 1)
 
 
@@ -107,14 +107,14 @@ def _join(a: jax.Array) -> jax.Array:
 
 
 def has_latents(config: ConfigDict) -> bool:
-    """Whether a config has latents and encoders; the rectified-flow baseline does not."""
+    """Whether a config uses latents and encoders, unlike the rectified-flow baseline."""
     return config.latent.get("enabled", True)
 
 
 def build(config: ConfigDict) -> dict[str, Module]:
     """Networks of a config by name, such as 'encoder', 'decoder' and 'label_anchors'.
 
-    With `latent.enabled` False there is only the 'decoder', a rectified flow.
+    If `latent.enabled` is False, the only network is the 'decoder', a rectified flow.
     """
     modules: dict[str, Module] = {}
     for name in config.types:
@@ -145,7 +145,7 @@ def side_multiple(values: Mapping[str, Any]) -> int:
 def module(part: Module, group: ConfigDict, config: ConfigDict, **sizes: object) -> Module:
     """Instantiates a class of Flax Linen or NNX with the values of a config group.
 
-    Its arguments get the values of that name in the group, `training.compute_dtype` as `dtype`,
+    It is called with the values of the group by name, `training.compute_dtype` as `dtype`,
     `training.remat` as `remat`, and `sizes`. A part that is not a class is already a network.
     """
     if not isinstance(part, type):
@@ -169,7 +169,7 @@ def built(part: Callable[..., Any], group: ConfigDict, **others: Any) -> Any:
 
 
 def functional(network: Module) -> Module:
-    """A class of NNX, or a functools.partial of one, with `init` and `apply`; others unchanged."""
+    """Adds `init` and `apply` to an NNX class or a functools.partial of it. Others are returned."""
     made = getattr(network, "func", network)
     if not (isinstance(made, type) and issubclass(made, nnx.Module)):
         return network
@@ -178,7 +178,7 @@ def functional(network: Module) -> Module:
 
 
 class FromNNX:
-    """Pure functions of the network that `build(rngs=...)` makes; `dropout` is 1 if it draws."""
+    """Pure functions of the network `build(rngs=...)`. `dropout` is 1 if it draws numbers."""
 
     build: Callable[..., Any]
 
@@ -191,7 +191,7 @@ class FromNNX:
     def apply(
         self, variables: Tree, *inputs: Tree, train: bool, rngs: Mapping[str, Array] | None = None
     ) -> Tree:
-        """Outputs in the mode of training or not; a network with an argument `train` gets it."""
+        """Outputs in training mode or not. `train` is passed on to a network with this argument."""
         network = self.build(rngs=nnx.Rngs((rngs or {}).get("dropout", 0), params=0))
         params = nnx.state(network, nnx.Param)
         nnx.replace_by_pure_dict(params, variables["params"])

@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 
 class Dropout(nn.Module):
-    """Dropout with 16 random bits for each value: the rate is exact to 2⁻¹⁷.
+    """Dropout with 16 random bits for each value, so the rate is exact to 2⁻¹⁷.
 
-    One evaluation of JAX's generator serves four values. `flax.linen.Dropout` needs one for each,
-    which takes a quarter of a residual block's time on a TPU.
+    One evaluation of JAX's generator serves four values. `flax.linen.Dropout` needs one evaluation
+    for each value, which takes a quarter of a residual block's time on a TPU.
     """
 
     rate: float
@@ -27,7 +27,7 @@ class Dropout(nn.Module):
 
 
 def kept(key: PRNGKeyArray, shape: tuple[int, ...], rate: float) -> Bool[Array, "*shape"]:
-    """Independent draws, which are False with probability `rate`; consumes the key."""
+    """Independent draws, each False with probability `rate`. Consumes the key."""
     # The four values lie along the longest axis but the last, so that a TPU rearranges nothing.
     axis = max(range(len(shape) - 1), key=shape.__getitem__, default=0)
     quarter = (*shape[:axis], -(-shape[axis] // 4), *shape[axis + 1 :])

@@ -21,7 +21,7 @@ class Blocks(nn.Module):
 class MLPDecoder(Blocks):
     """Residual dense blocks, modulated (scale, shift, gate) by time, latents and condition.
 
-    Inputs and outputs are those of `NCSNppDecoder`, for samples of any shape.
+    Inputs and outputs are the same as for `NCSNppDecoder`, with samples of any shape.
     """
 
     @nn.compact
@@ -77,7 +77,7 @@ class MLP(nn.Module):
 
 
 class MLPEncoder(Blocks, kw_only=True):
-    """Images to anchors by dense layers, with the inputs and outputs of `NCSNppEncoder`."""
+    """Maps images to anchors by dense layers, like `NCSNppEncoder`."""
 
     latent_dim: int
 
@@ -89,7 +89,7 @@ class MLPEncoder(Blocks, kw_only=True):
 
 
 class MLPGenerator(Blocks, kw_only=True):
-    """Latents to images by dense layers, with the inputs and outputs of `NCSNppGenerator`."""
+    """Maps latents to images by dense layers, like `NCSNppGenerator`."""
 
     image_shape: tuple[int, int, int]
 

@@ -1,8 +1,8 @@
 """NCSN++ in LZN: an image encoder, a rectified-flow decoder and a one-pass decoder.
 
-The network is that of Song et al. (arXiv:2011.13456). LZN (arXiv:2509.15591) uses its downward half
-as the image encoder, whose anchor is the sum of taps on all feature maps, and the whole network as
-the decoder, with the latent appended to the time embedding.
+NCSN++ was proposed by Song et al. (arXiv:2011.13456). LZN (arXiv:2509.15591) uses its downward half
+as the image encoder. The anchor is the sum of taps on all feature maps. The whole network is the
+decoder, with the latent appended to the time embedding.
 """
 
 import functools
@@ -33,7 +33,7 @@ from lzn_jax.parts import (
     share_below_1,
 )
 
-# Scale of layers that should start at zero: not exactly zero, so that no gradient vanishes.
+# Scale of layers that should start near zero, but not at zero, where gradients would vanish.
 NEAR_ZERO = 1e-10
 SQRT_2 = math.sqrt(2.0)
 
@@ -61,20 +61,20 @@ def dense(units: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Den
 
 
 def group_norm(channels: int, dtype: DTypeLike, name: str) -> GroupNorm:
-    """Group normalisation with the most groups, up to 32, of equal size and at least 4 channels."""
+    """Group normalisation with at most 32 equal groups of at least 4 channels."""
     most = min(channels // 4, 32)
     groups = max(groups for groups in range(1, most + 1) if channels % groups == 0)
     return GroupNorm(groups, 1e-6, dtype, name=name)
 
 
 def downsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h//2 w//2 c"]:
-    """Halves even height and width: FIR filter (1, 3, 3, 1) / 8 per axis, or 2x2 means."""
+    """Halves even height and width by the FIR filter (1, 3, 3, 1) / 8 per axis, or by 2x2 means."""
     rows, columns = (_doubling(side // 2, fir).T / 2 for side in images.shape[1:3])
     return _resampled(images, rows, columns)
 
 
 def upsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 2*w c"]:
-    """Doubles height and width: FIR filter (1, 3, 3, 1) / 4 per axis, or nearest neighbour."""
+    """Doubles height and width by the FIR filter (1, 3, 3, 1) / 4, or by nearest neighbours."""
     rows, columns = (_doubling(side, fir) for side in images.shape[1:3])
     return _resampled(images, rows, columns)
 
@@ -89,7 +89,7 @@ def _doubling(side: int, fir: bool) -> np.ndarray:
 
 
 def _resampled(images: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
-    # Products with small matrices: interleaved rows and columns are copies on a TPU.
+    # Uses products with small matrices, since interleaving rows and columns copies on a TPU.
     matrices = (jnp.asarray(matrix, images.dtype) for matrix in (rows, columns))
     return jnp.einsum("bhwc,ih,jw->bijc", images, *matrices, precision=jax.lax.Precision.HIGHEST)
 
@@ -97,7 +97,7 @@ def _resampled(images: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
 def space_to_depth(
     images: Float[Array, "b h w c"], size: int
 ) -> Float[Array, "b h//{size} w//{size} {size}**2*c"]:
-    """Turns patches of size x size pixels into single pixels; size must divide h and w."""
+    """Turns patches of size x size pixels into single pixels. Size must divide h and w."""
     b, h, w, c = images.shape
     blocks = images.reshape(b, h // size, size, w // size, size, c)
     return blocks.swapaxes(2, 3).reshape(b, h // size, w // size, size * size * c)
@@ -217,7 +217,7 @@ class SelfAttention(nn.Module):
 
 
 class OutputHead(nn.Module):
-    """Features to an image with the given channels, in float32 or better."""
+    """Maps features to an image with the given channels, in float32 or better."""
 
     channels: int
     dtype: DTypeLike
@@ -230,7 +230,7 @@ class OutputHead(nn.Module):
 
 
 class LatentTap(nn.Module):
-    """Contribution of one feature map to the anchor: projected, flattened, then a small MLP."""
+    """Contribution of one feature map to the anchor, by projection, flattening and a small MLP."""
 
     latent_dim: int
     channels: int
@@ -264,8 +264,8 @@ MIN_FOURIER_TIME = 1e-5  # keeps the logarithm finite at t = 0
 class NCSNpp(nn.Module):
     """Fields and layers that the networks of this module share.
 
-    Level l halves the feature map l times. Patches of more than one pixel are ours; the original
-    has none.
+    Level l halves the feature map l times. Patches of more than one pixel are ours. The original
+    uses none.
     """
 
     features: int = knob(Field(int, "channels of the first level", minimum=4, multiple_of=4))
@@ -286,7 +286,7 @@ class NCSNpp(nn.Module):
     remat: bool = False
 
     def down_path(self, patches: Array, embedding: Array | None, train: bool) -> list[Array]:
-        """Feature maps from the first convolution to the deepest level, in execution order."""
+        """Computes feature maps from the first convolution to the deepest level, in order."""
         h = conv3x3(self.features, self.dtype, "input_conv")(patches)
         maps, pyramid = [h], patches
         for level, multiplier in enumerate(self.channel_multipliers):
@@ -305,7 +305,7 @@ class NCSNpp(nn.Module):
         return maps
 
     def middle(self, h: Array, embedding: Array | None, train: bool) -> Array:
-        """Block, attention and block at the deepest level."""
+        """Applies block, attention and block at the deepest level."""
         h = self._block("middle_block_0", h.shape[-1])(h, embedding, train)
         h = SelfAttention(self.dtype, name="middle_attention")(h)
         return self._block("middle_block_1", h.shape[-1])(h, embedding, train)
@@ -324,7 +324,7 @@ class NCSNpp(nn.Module):
 
 
 class NCSNppEncoder(NCSNpp, kw_only=True):
-    """Image encoder: downward half of NCSN++ with taps on feature maps.
+    """Image encoder by the downward half of NCSN++ with taps on feature maps.
 
     The anchor is the sum of the taps' outputs.
     """
@@ -339,7 +339,7 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b q"]:
-        """Anchors of images in [-1, 1]; `train` turns dropout on (rng 'dropout')."""
+        """Anchors of images in [-1, 1]. `train` turns on dropout (rng 'dropout')."""
         maps = self.down_path(space_to_depth(images, self.patch_size), None, train)
         maps.append(self.middle(maps[-1], None, train))
         sizes = self.latent_dim, self.tap_channels, self.tap_units, self.tap_layers
@@ -369,10 +369,10 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
-        """Velocity at x_t, with noise at t = 0 and data at t = 1; `train` turns dropout on.
+        """Velocity at x_t, with noise at t = 0 and data at t = 1. `train` turns on dropout.
 
-        t is clipped to [0, 1], for 'fourier' to [1e-5, 1]. `labels` are one-hot; latents or
-        labels of None are left out of the network.
+        t is clipped to [0, 1], for 'fourier' to [1e-5, 1]. `labels` are one-hot. Latents or labels
+        that are None are left out of the network.
         """
         earliest = MIN_FOURIER_TIME if self.time_embedding == "fourier" else 0.0
         s = MAX_NOISE_LEVEL * jnp.clip(t.astype(at_least_float32(t.dtype)), earliest, 1.0)
@@ -388,7 +388,7 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
     def up_path(
         self, h: Array, skips: list[Array], embedding: Array, patch_channels: int, train: bool
     ) -> Array:
-        """Patches from the output of the middle; consumes the maps in `skips`, last one first."""
+        """Patches from the output of the middle. Consumes the maps in `skips`, last map first."""
         outputs = []
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             channels = self.features * multiplier
@@ -408,9 +408,9 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
 
 
 class NCSNppGenerator(NCSNpp, kw_only=True):
-    """One-pass decoder from latents to images: the middle and the upward half of NCSN++.
+    """One-pass decoder from latents to images, by the middle and upward half of NCSN++.
 
-    `progressive_input` has no effect, as there is no input image.
+    `progressive_input` has no effect, since there is no input image.
     """
 
     image_shape: tuple[int, int, int]
@@ -420,7 +420,7 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
     def __call__(
         self, latents: Float[Array, "b q"], condition: Float[Array, "b d"] | None, *, train: bool
     ) -> Float[Array, "b h w c"]:
-        """Images of latents and a condition; `train` turns dropout on (rng 'dropout')."""
+        """Images of latents and a condition. `train` turns on dropout (rng 'dropout')."""
         height, width, channels = self.image_shape
         height, width = height // self.patch_size, width // self.patch_size
         patch_channels = self.patch_size**2 * channels

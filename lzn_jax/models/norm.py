@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 class GroupNorm(nn.Module):
     """Group normalisation over pixels, if any, and the channels of a group.
 
-    It has the parameters of `flax.linen.GroupNorm`. Statistics are computed in float32 or better.
+    Parameters are the same as in `flax.linen.GroupNorm`. Statistics are computed in float32 or
+    better.
     """
 
     num_groups: int  # a divisor of the number of channels
@@ -39,11 +40,11 @@ def group_norm(
     num_groups: int,
     epsilon: float,
 ) -> Float[Array, "b *pixels c"]:
-    """(x - mean) / sqrt(variance + epsilon) · scale + bias for each group, in float32 or better.
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias by groups, in float32 or better.
 
-    One pass over x gives mean and variance, as sums of x less the group's value at the central
-    pixel. So a mean that is large beside the deviation costs no digits. Sums of bfloat16 are of x
-    itself: more digits are lost in the rounding of x, and on TPUs the product that makes x sums it.
+    One pass over x sums x less the group's value at the central pixel, for mean and variance. A
+    mean that is large compared to the deviation then costs no digits. In bfloat16, x itself is
+    summed: rounding of x loses more digits, and on TPUs the product that computes x also sums it.
     """
     batch, *sides, channels = x.shape
     pixels, in_group = tuple(range(1, x.ndim - 1)), channels // num_groups

@@ -1,7 +1,7 @@
 """ResNet with group normalisation and an MLP head: LZN's encoder for representations (paper D.2).
 
-Bottleneck blocks of He et al. (arXiv:1512.03385). Images are NHWC. Convolutions pad symmetrically,
-which differs from XLA's 'SAME' at stride 2.
+Blocks are the bottlenecks of He et al. (arXiv:1512.03385). Images are NHWC. Convolutions pad
+symmetrically, unlike XLA's 'SAME' at stride 2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ResNet(nn.Module):
-    """Images in [-1, 1] to anchors or to pooled features.
+    """Maps images in [-1, 1] to anchors or to pooled features.
 
     All stages but the first halve the image. `norm_groups` must divide every normalised width.
     """
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
         features: Literal["head", "backbone"] = "head",
     ) -> Float[Array, "b d"]:
         """Anchors (b, head_dim), or the backbone's features (b, 4 x the last width)."""
-        del train  # group normalisation is the same in training
+        del train  # group normalisation does not change in training
         x = self._stem((images + 1) / 2)
         bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
         stages = zip(self.stage_sizes, self.stage_widths, strict=True)
@@ -147,7 +147,7 @@ def _pointwise(
     precision: jax.lax.PrecisionLike,
     **layout: Any,
 ) -> Array:
-    """A 1x1 convolution, as a matrix product except on TPUs.
+    """1x1 convolution, computed as a matrix product except on TPUs.
 
     The gradient of XLA's convolution is much slower on a CPU, while TPUs are faster with it.
     """

@@ -1,6 +1,6 @@
-"""Transformers for texts: from tokens to an anchor, and from a latent to tokens.
+"""Transformers of texts, from tokens to an anchor and from a latent to tokens.
 
-Tokens are integers; 0 ends a text and pads it.
+Tokens are integers, and 0 ends a text and pads it.
 """
 
 import jax
@@ -16,10 +16,11 @@ END = 0  # token at the end of a text, and padding
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: self-attention, then an MLP of four times the width.
+    """Pre-norm transformer block of self-attention and an MLP of four times the width.
 
-    With `cached` the collection `cache` holds keys and values: the first call, with all positions,
-    allocates it, and each further call is for one position, which attends to those before it.
+    With `cached`, the collection `cache` stores keys and values. The first call, with all
+    positions, allocates it. Each further call is for one position, which attends to the positions
+    before it.
     """
 
     num_heads: int
@@ -55,7 +56,7 @@ class Transformer(nn.Module):
     remat: bool = False
 
     def block(self, layer: int, cached: bool = False) -> nn.Module:
-        """A block, whose activations are computed again for gradients if `remat`."""
+        """A block. If `remat`, its activations are computed again for gradients."""
         block = nn.remat(Block, static_argnums=3) if self.remat else Block
         return block(self.num_heads, self.dropout, self.dtype, cached, name=f"Block_{layer}")
 
@@ -70,13 +71,13 @@ class Transformer(nn.Module):
 
 
 class Encoder(Transformer, kw_only=True):
-    """Tokens to an anchor: a convolution, transformer blocks, a mean over positions and an MLP."""
+    """Maps tokens to an anchor by convolution, transformer blocks, mean over positions and MLP."""
 
     latent_dim: int
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "b l"], *, train: bool) -> Float[Array, "b q"]:
-        """Anchors in float32; padding has no effect."""
+        """Anchors in float32. Padding has no effect."""
         mask = is_text(tokens)
         x = self.embedded(tokens, jnp.arange(tokens.shape[1]))
         x = x * mask[..., None]
@@ -95,7 +96,7 @@ class Decoder(Transformer):
     def __call__(
         self, tokens: Int[Array, "b l"], latents: Float[Array, "b q"], *, train: bool
     ) -> Float[Array, "b l v"]:
-        """Logits in float32 of all tokens: those of token i depend on the tokens before it."""
+        """Logits in float32 of all tokens. Token i's logits depend on the tokens before it."""
         before = jnp.pad(tokens, [(0, 0), (1, 0)], constant_values=END)[:, :-1]
         return self.next_logits(before, jnp.arange(tokens.shape[1]), latents, train=train)
 
@@ -111,7 +112,7 @@ class Decoder(Transformer):
     ) -> Float[Array, "b l v"]:
         """Logits in float32 of the tokens at `positions`, given the token `before` each.
 
-        With `cached`, see `Block`, calls are for one position at a time, in order.
+        With `cached` (see `Block`), calls are for one position at a time, in order.
         """
         condition = nn.Dense(self.features, dtype=self.dtype)(latents)
         x = self.embedded(before, positions) + condition[:, None]
@@ -130,7 +131,7 @@ def generate(
     temperature: float,
     top_p: float,
 ) -> Int[Array, "b l"]:
-    """Tokens of texts, drawn one after another; at temperature 0 the most likely ones."""
+    """Tokens of texts, drawn one after another, or the most likely tokens at temperature 0."""
     start = jnp.full(len(keys), END, jnp.int32)
 
     def next_logits(cache: Tree, *arguments: Array) -> tuple[Array, Tree]:
@@ -153,7 +154,7 @@ def generate(
 
     positions = jnp.arange(decoder.max_length)
     tokens = jnp.tile(start[:, None], len(positions))
-    # A first call of all positions allocates the cache.
+    # A first call with all positions allocates the cache.
     shapes = jax.eval_shape(lambda: next_logits({}, tokens, positions, latents)[1])
     cache = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     _, tokens = jax.lax.scan(step, (start, cache), positions)
@@ -161,7 +162,7 @@ def generate(
 
 
 def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
-    """Logits of the fewest tokens whose total probability is at least `share`; -inf for others."""
+    """Logits of the fewest tokens of total probability >= `share`, and -inf for other tokens."""
     if share == 1:  # avoids sorting
         return logits
     descending = jnp.sort(logits, axis=1, descending=True)
@@ -172,5 +173,5 @@ def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
 
 
 def is_text(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
-    """True up to and including the first end, so that an empty text has one position."""
+    """True up to and including the first end token, so an empty text occupies one position."""
     return jnp.cumsum(tokens == END, axis=1) - (tokens == END) == 0

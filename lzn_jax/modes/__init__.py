@@ -1,1 +1,1 @@
-"""Modes of the command line other than training, one function each."""
+"""Modes of the command line other than training, as one function each."""

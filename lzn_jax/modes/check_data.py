@@ -22,10 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 def check(config: ConfigDict, workdir: Path) -> int:
-    """Reports counts, classes, texts and unreadable images; draws a contact sheet.
+    """Reports counts, classes, texts and unreadable images, and draws a contact sheet.
 
-    Returns exit code 0. Raises UserError if the data set cannot be read and, at the end, for
-    unreadable images and for texts or images that are not pairs, unless `data.skip_unreadable`.
+    Returns exit code 0. Raises UserError if the data set cannot be read. Without
+    `data.skip_unreadable`, also raises UserError at the end for unreadable images, and for texts or
+    images that are not pairs.
     """
     data, names = config.data, class_names(config.data)
     types = [parts.get("type", name)(config) for name in config.types]
@@ -55,7 +56,7 @@ def check(config: ConfigDict, workdir: Path) -> int:
 
 
 def _unreadable(examples: Examples, split: str) -> list[int]:
-    """Decodes all images; logs the unreadable ones and returns their rows."""
+    """Decodes all images. Logs unreadable images and returns their rows."""
     images, reasons = examples.images, dict[int, str]()
     if not isinstance(images, EncodedImages):
         return []

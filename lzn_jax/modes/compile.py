@@ -20,7 +20,7 @@ from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import compiled_time, costs, devices
 
 _EXAMPLES = "v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:4x4, v5e:1 (one chip) or h100:8"
-# The smallest slice of each kind: one host of four chips. A target of one chip uses its first.
+# The smallest slice of each kind is one host of four chips. A target of one chip uses the first.
 _ONE_CHIP = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
 _GPUS_PER_NODE = 8
 _H100_MEMORY = 84_942_979_072
@@ -55,14 +55,14 @@ gpu_device_info {{
 class CompileTarget(NamedTuple):
     """Devices to compile for."""
 
-    devices: list[jax.Device]  # descriptions, which cannot run programs
-    platform: str  # that JAX lowers for
+    devices: list[jax.Device]  # descriptions of devices, which cannot run programs
+    platform: str  # platform that JAX lowers for
     memory: float  # bytes per device available to programs
-    options: dict[str, Any]  # of the compiler
+    options: dict[str, Any]  # options of the compiler
 
 
 def find(name: str) -> CompileTarget:
-    """Compile target of a name such as v5e:4x4 or h100:8; call it before JAX starts.
+    """Compile target of a name such as v5e:4x4 or h100:8. Call it before JAX starts.
 
     Restricts this process to CPUs. Raises UserError if the name is unknown or its compiler is not
     installed.
@@ -118,7 +118,7 @@ def _gpus(name: str, count: int) -> CompileTarget:
     topology = topologies.get_topology_desc(
         name, platform="cuda", topology=f"1x{nodes}x{each}", target_config=_H100
     )
-    # Autotuning needs a GPU, and without it Triton matrix products have no tile sizes.
+    # Autotuning needs a GPU, and chooses the tile sizes of Triton matrix products.
     options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
     return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)
 
@@ -126,7 +126,7 @@ def _gpus(name: str, count: int) -> CompileTarget:
 def compile_step(config: ConfigDict, name: str) -> int:
     """Compiles an update for the slice `name` and prints a report, one fact per line.
 
-    Returns exit code 0 if the step fits, else 4. Raises UserError as `find`, and for batches that
+    Returns exit code 0 if the step fits, else 4. Raises UserError like `find`, and for batches that
     leave devices idle.
     """
     machine = find(name)
@@ -202,9 +202,9 @@ def _report_clock(estimate: compiled_time.Estimate, at_peak: float) -> None:
 
 
 def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:
-    """Prints the memory that a program needs per chip; returns whether it is available."""
+    """Prints the memory that a program needs per chip. Returns whether it is available."""
     analysis: Any = compiled.memory_analysis()
-    # The state is donated: its new values reuse the memory of the old ones.
+    # The state is donated, so its new values reuse the memory of the old values.
     sizes = {
         "state and batch": analysis.argument_size_in_bytes,
         "temporaries": analysis.temp_size_in_bytes,
@@ -232,7 +232,7 @@ def lower_step(
 
 
 def batch_shapes(space: LatentSpace) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch by column; reads an example for types that do not state theirs."""
+    """Shapes of a training batch by column. Reads an example for types without known shapes."""
     shapes = {"labels": jax.ShapeDtypeStruct((), np.int32)}
     for data_type in space.types.values():
         own = data_type.column_shapes()

@@ -1,4 +1,4 @@
-"""--mode=export: the tasks of a run as StableHLO, for use without this package."""
+"""--mode=export: writes the tasks of a run as StableHLO, for use without this package."""
 
 import functools
 import logging
@@ -36,7 +36,7 @@ class Program(NamedTuple):
     Attributes:
       description: what it computes, in words.
       function: the task.
-      rows: shape and dtype of one row of each input that has a batch axis.
+      rows: shape and dtype of one row of each input with a batch axis.
       scalars: defaults of the other inputs, `seed` and `noise_scale`.
       batch_size: the only batch size, if rows depend on each other; None: any.
     """
@@ -82,9 +82,9 @@ def _program(
     noise_scale: float | None,
     is_scaled: bool = True,
 ) -> Program:
-    """Program of latents of a source (target None), or of a translation.
+    """Program that computes latents of a source, or a translation unless the target is None.
 
-    `noise_scale` is α, or the default of an input for it if `is_scaled` is set; None: 0, where
+    `noise_scale` is α. If `is_scaled` is set, it is the default of an input. None means 0, where
     nothing is drawn.
     """
     space, rows, scalars, batch_size = trained.space, {}, {}, None
@@ -132,7 +132,8 @@ def _translate(
 def exported_program(program: Program, model: Model) -> jax_export.Exported:
     """The program lowered for `PLATFORMS`, with a symbolic batch size if rows are independent.
 
-    Raises NotImplementedError or ValueError for what JAX cannot export, such as Python callbacks.
+    Raises NotImplementedError or ValueError for programs that JAX cannot export, such as Python
+    callbacks.
     """
     structure = jax.tree.structure(model)
     shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in by_name(model).items()}
@@ -175,15 +176,15 @@ _log = logging.getLogger(__name__)
 def export(trained: TrainedModel, workdir: Path) -> None:
     """Writes `export/`: a program for each task, their weights and a manifest.
 
-    Raises UserError if `export/` holds files that this mode did not write, and if the run has no
-    task that can be exported; an earlier export then stays as it is.
+    Raises UserError if `export/` contains files that this mode did not write, and if no task of the
+    run can be exported. An earlier export then stays unchanged.
     """
     folder, partial = workdir / "export", workdir / _PARTIAL
     _check_own(folder)
     tensors = devices.fetch(files.by_name(trained.model))
     if not files.is_writer():
         return
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was interrupted
+    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted export
     partial.mkdir()
     try:
         files.write_tensors(partial / WEIGHTS, tensors)
@@ -199,7 +200,7 @@ def export(trained: TrainedModel, workdir: Path) -> None:
 
 
 def _check_own(folder: Path) -> None:
-    """Raises UserError if the folder is a link or holds what no earlier export wrote."""
+    """Raises UserError if the folder is a link or contains files that no export wrote."""
     if not folder.exists() and not folder.is_symlink():
         return
     try:
@@ -230,7 +231,7 @@ def _manifest(trained: TrainedModel) -> dict[str, object]:
 
 
 def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, object]:
-    """Writes programs and vocabularies; returns the programs' part of the manifest."""
+    """Writes programs and vocabularies. Returns the programs' part of the manifest."""
     for name, each in trained.space.types.items():
         if vocabulary := each.sample_format().get("vocabulary"):
             files.write_json(folder / f"{name}_vocabulary.json", vocabulary)
@@ -256,7 +257,7 @@ def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, object]:
 
 
 def _described(program: Program, exported: jax.export.Exported) -> dict[str, object]:
-    """Inputs and outputs of a program for the manifest; a batch axis of any size is "b"."""
+    """Inputs and outputs of a program for the manifest. A batch axis of any size is "b"."""
     _, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     defaults = {name: {"default": value} for name, value in program.scalars.items()}

@@ -1,7 +1,7 @@
 """Modes of the command line that use a trained run.
 
-Their figures have other file names than the figures of evaluation during training. Results of an
-`--input` are in a folder of their own, beside those of the test set.
+Figures are named differently from the figures of evaluation during training. Results of an
+`--input` are written to a folder of their own.
 """
 
 import logging
@@ -27,7 +27,8 @@ def _opened(
 ) -> tuple[DataType, Samples, np.ndarray | None, list[str], Path]:
     """Type, samples, labels and names of `--input` or of the test set; folder of results.
 
-    Samples are of the source of a pair, by default of the main type. Labels are None for `--input`.
+    The data are `--input` or the test set. Samples are of the source of a pair, by default of the
+    main type. Labels are None for `--input`.
     """
     if pair:
         trained.check_pair(*pair)
@@ -45,7 +46,7 @@ def _opened(
 def translate(
     trained: TrainedModel, workdir: Path, samples_from: str | None, source: str, target: str
 ) -> None:
-    """Translates the test samples, or `samples_from`; writes a figure of sources and targets.
+    """Translates the test samples, or `samples_from`. Writes a figure of sources and targets.
 
     Writes images to translations.npz, and labels and texts to translations.csv.
     """
@@ -74,7 +75,7 @@ def evaluate(trained: TrainedModel, workdir: Path) -> None:
 
 
 def sample(trained: TrainedModel, workdir: Path) -> None:
-    """Writes `evaluation.num_samples` samples, equally many per class: samples.npz and a figure."""
+    """Writes `evaluation.num_samples` samples, equally many per class, and a figure."""
     count = trained.config.evaluation.get("num_samples", NUM_SAMPLES)
     samples = trained.sample(count, key=None)
     data_type = trained.space.types[trained.main_type]
@@ -90,7 +91,7 @@ def sample(trained: TrainedModel, workdir: Path) -> None:
 
 
 def reconstruct(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
-    """Reconstructs test samples, or those of `samples_from`, from their own noise.
+    """Reconstructs the test samples, or `samples_from`, from their own noise.
 
     Writes a figure and reconstructions.npz with samples and l2 errors, for images in units of
     [-1, 1].
@@ -106,7 +107,7 @@ def reconstruct(trained: TrainedModel, workdir: Path, samples_from: str | None) 
 def interpolate(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Interpolates between two samples through latents; writes interpolation.npz and a figure.
 
-    The samples are the two of `samples_from`, such as a folder of two images, or the first two test
+    The two samples come from `samples_from`, such as a folder of two images, or are the first test
     samples of different classes. Raises UserError unless there are two.
     """
     kind, samples, labels, _, folder = _opened(trained, workdir, samples_from)
@@ -129,7 +130,8 @@ def interpolate(trained: TrainedModel, workdir: Path, samples_from: str | None) 
 def embed(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Writes features of the test samples, or of `samples_from`: embeddings.npz and a figure.
 
-    The file has the main features as `features`, the others by name, and `labels`, -1 if unknown.
+    embeddings.npz contains the main features as `features`, other features by name, and `labels`,
+    -1 if unknown.
     """
     kind, samples, labels, _, folder = _opened(trained, workdir, samples_from)
     others = trained.embed(samples)
@@ -145,7 +147,7 @@ def embed(trained: TrainedModel, workdir: Path, samples_from: str | None) -> Non
 def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Classifies the test samples, or `samples_from`; writes predictions.csv and a figure.
 
-    Samples far from the training data are marked, see `TrainedModel.are_far`.
+    Samples far from the training data are marked (see `TrainedModel.are_far`).
     """
     kind, samples, labels, names, folder = _opened(trained, workdir, samples_from)
     classes, probabilities = trained.classify(samples)

@@ -1,4 +1,4 @@
-"""What to do next with a run: commands that it suggests after training."""
+"""Commands that a run suggests after training."""
 
 import importlib.util
 import shlex

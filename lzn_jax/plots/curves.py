@@ -15,8 +15,8 @@ from scipy.ndimage import median_filter
 from lzn_jax.plots import style
 from lzn_jax.plots.style import AnyPath
 
-_SMOOTH_ABOVE = 50  # points of a curve
-_LOG_ABOVE = 100.0  # largest value over smallest
+_SMOOTH_ABOVE = 50  # number of points of a curve
+_LOG_ABOVE = 100.0  # ratio of largest to smallest value
 
 # Title, y label and metrics of each panel of `curves`.
 _PANELS = (
@@ -35,7 +35,7 @@ _PANELS = (
 
 
 class _Panel(NamedTuple):
-    """Curves, x and y by name; an empty name has no legend. Shares are in [0, 1]."""
+    """Curves by name, as x and y. An empty name is left out of the legend. Shares are in [0, 1]."""
 
     title: str
     x_label: str
@@ -46,10 +46,10 @@ class _Panel(NamedTuple):
 
 
 def curves(path: AnyPath, metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Path:
-    """Draws the values of metrics against the step; related metrics share a panel.
+    """Draws the values of metrics against the step. Related metrics share a panel.
 
     `metrics` maps names to steps and values. Curves of more than 50 points are drawn faint with
-    their running median on top; the legend shows the value of a single point. Non-finite values and
+    their running median on top. The legend shows the value of a single point. Non-finite values and
     metrics without a panel are left out.
     """
     finite = {
@@ -71,7 +71,7 @@ def classification(
     batch: Mapping[int, float],
     context: Mapping[int, float],
 ) -> Path:
-    """Accuracies in [0, 1] against the noise scale, the batch size and the number of anchors.
+    """Draws accuracies in [0, 1] against noise scale, batch size and number of anchors.
 
     A panel is drawn for each mapping that is not empty.
     """
@@ -139,5 +139,5 @@ def _scale(axes: Axes, panel: _Panel) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif 0 < _LOG_ABOVE * values.min() < values.max():
         axes.set_yscale("log")
-    else:  # with 0, so that noise does not look like a trend
+    else:  # includes 0, so that noise does not look like a trend
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)

@@ -25,10 +25,11 @@ def tsne(
     title: str = "t-SNE of the features",
     seed: int = 0,
 ) -> Path:
-    """Scatter plot of features by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
+    """Draws features by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
 
     At most 2,000 points of the 20 lowest classes are shown, with the same limit for each class.
-    `class_names` is indexed by label; a label below 0 means an unknown class. Needs MIN_POINTS.
+    `class_names` is indexed by label. A label below 0 means an unknown class. There must be at
+    least MIN_POINTS points.
     """
     rng, classes = np.random.default_rng(seed), np.unique(labels)[:_MAX_CLASSES].tolist()
     share = _MAX_POINTS // max(len(classes), 1)
@@ -37,7 +38,7 @@ def tsne(
     points, labels = _embed(features[rows], seed), labels[rows]
     figure = style.new_figure(9.0, 7.2, title)
     axes = figure.subplots()
-    # More than ten colours are hard to distinguish, so the second ten classes have another marker.
+    # More than ten colours are hard to distinguish, so the second ten classes use another marker.
     looks = itertools.product(("o", "^"), style.PALETTE)
     size = float(np.clip(24_000 / len(rows), 9, 40))
     for label, (marker, color) in zip(classes, looks, strict=False):

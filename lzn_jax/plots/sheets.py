@@ -19,7 +19,7 @@ from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, AnyPath, text_extent
 
 MAX_PAIRS, MAX_RECONSTRUCTIONS, MAX_PREDICTIONS = 20, 30, 60
 _MAX_CLASS_ROWS = 20
-_LETTERS, _MAX_LINES = 18, 6  # of a line and a text
+_LETTERS, _MAX_LINES = 18, 6  # heights of a line and a text
 _BORDER = "0.75"  # of images, as white ones are invisible on a white page
 _MADE = "In a box: output of the model"
 _DRAWN = (1.6, 1.2)  # inches
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 class Row(NamedTuple):
     """Cells side by side, a name at their left, and a heading above.
 
-    A heading, even an empty one, separates the row from the one above it.
+    A heading, even if empty, separates the row from the row above it.
     """
 
     cells: Sequence[Cell]
@@ -60,7 +60,7 @@ def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndar
 def drawn(
     draw: Callable[[object, Axes], object], samples: Iterable[object]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """An image of each sample, drawn by `draw(sample, axes)`."""
+    """Image of each sample, drawn by `draw(sample, axes)`."""
     canvas = FigureCanvasAgg(Figure(_DRAWN, style.DPI, layout="constrained"))
     images, (width, height) = [], canvas.get_width_height()
     for sample in samples:
@@ -76,7 +76,7 @@ def drawn(
 
 
 def sheet(path: AnyPath, rows: Sequence[Row], title: str, key: str = "") -> Path:
-    """Writes rows of cells of equal width below a title and a key, as large as they need."""
+    """Writes rows of cells of equal width below a title and a key, as large as necessary."""
     contents = [_content(each) for row in rows for cell in row.cells for each in cell[:2]]
     column = max(_size(content)[0] for content in contents)
     names = max(text_extent(row.name, TEXT_SIZE)[0] for row in rows)
@@ -111,7 +111,7 @@ def _content(sample: object) -> Any:
 
 
 def _size(content: np.ndarray | str) -> tuple[int, int]:
-    """Width and height in pixels; texts have a margin."""
+    """Width and height in pixels, including the margin of texts."""
     if isinstance(content, str):
         width, height = text_extent(content, SMALL_SIZE)
         return width + 2 * _GAP, height + _GAP
@@ -119,13 +119,13 @@ def _size(content: np.ndarray | str) -> tuple[int, int]:
 
 
 def _write(page: Axes, y: int, text: str, size: int, **look: Any) -> int:
-    """Writes a line below y; returns its height."""
+    """Writes a line below y. Returns its height."""
     page.text(_MARGIN, y, text, fontsize=size, va="top", parse_math=False, **look)
     return text_extent(text, size)[1]
 
 
 def _draw_row(page: Axes, row: Row, left: int, y: int, column: int) -> int:
-    """Draws cells and the row's name below y; returns the height."""
+    """Draws cells and the row's name below y. Returns the height."""
     contents = [_content(cell.sample) for cell in row.cells]
     height = max(_size(content)[1] for content in contents)
     middle = y + height // 2
@@ -153,7 +153,7 @@ def _draw_row(page: Axes, row: Row, left: int, y: int, column: int) -> int:
 
 
 def _blocks(*rows: Row, columns: int = 10) -> list[Row]:
-    """The rows, continued together below after `columns` cells, without names and headings."""
+    """Breaks rows after `columns` cells. The rest follows below, without names and headings."""
     blocks = [row._replace(cells=row.cells[:columns]) for row in rows]
     for start in range(columns, len(rows[0].cells), columns):
         rest = [Row(row.cells[start : start + columns]) for row in rows]
@@ -169,7 +169,7 @@ def sample_grid(
     title: str = "Images by class",
     columns: int = 12,
 ) -> Path:
-    """Images (1 or 3 channels) in one row per class, with the class's name at the left.
+    """Draws images (1 or 3 channels) in a row per class, with its name at the left.
 
     At most `columns` images of each of the 20 lowest classes are shown. Images of a single class
     fill several rows, at most `columns`. A label below 0 means an unknown class, without a name.
@@ -189,7 +189,7 @@ def reconstructions(
     errors: Float[np.ndarray, " n"],
     title: str = "Real images and their reconstructions",
 ) -> Path:
-    """The first 30 real images (1 or 3 channels), their reconstructions and errors below them."""
+    """Draws the first 30 real images (1 or 3 channels) above reconstructions and errors."""
     real = [Cell(image) for image in originals[:MAX_RECONSTRUCTIONS]]
     pairs = zip(real, reconstructed, errors, strict=False)
     again = [Cell(image, f"{error:.2f}") for _, image, error in pairs]
@@ -204,7 +204,7 @@ def interpolation(
     weights: Float[np.ndarray, " n"],
     title: str = "From one image to another",
 ) -> Path:
-    """A row of interpolated images between the two real images `ends`.
+    """Draws a row of interpolated images between the two real images `ends`.
 
     The text below each image is the weight of the second real image.
     """
@@ -222,7 +222,7 @@ def predictions(
     title: str = "Images and their predicted classes",
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """The first 60 images with predicted classes, probabilities, and labels that differ.
+    """Draws the first 60 images with predicted classes, probabilities, and differing labels.
 
     `class_names` is indexed by label.
     """
@@ -243,7 +243,7 @@ def translations(
     title: str,
     made: bool = True,
 ) -> Path:
-    """The first 20 sources, each above its target; targets `made` by a model are boxed.
+    """Draws the first 20 sources, each above its target. Targets `made` by a model are boxed.
 
     Samples are images (h, w, c) uint8 or anything that `str` turns into text.
     """
@@ -257,7 +257,7 @@ def _pairs(sources: Shown | None, targets: Shown, made: bool = True) -> list[Row
 
 
 def tasks(path: AnyPath, rows: Sequence[tuple[str, Shown | None, Shown]]) -> Path:
-    """A band for each task (title, sources, targets), as in `translations`.
+    """Draws a band for each task (title, sources, targets), like `translations`.
 
     Sources are None for samples of the prior.
     """
@@ -273,7 +273,7 @@ def tasks(path: AnyPath, rows: Sequence[tuple[str, Shown | None, Shown]]) -> Pat
 def retrieval(path: AnyPath, rows: Sequence[tuple[object, Shown, Sequence[bool]]]) -> Path:
     """A row for each query: the query, the samples nearest to it, a box around its partner.
 
-    A row holds the query, the samples, and whether each of them is the partner.
+    A row contains the query, the samples, and whether each sample is the partner.
     """
     shown = []
     for query, nearest, is_partner in rows:

@@ -1,4 +1,4 @@
-"""Style of all pictures: palette, text sizes, layout, saving."""
+"""Style of all pictures: palette, text sizes, layout and saving."""
 
 import functools
 import io
@@ -28,12 +28,12 @@ PALETTE = (
 _PAD = 0.12  # inches
 
 _credit: ContextVar[str] = ContextVar("credit", default="")
-# Characters that the font lacks are drawn as boxes, without a warning.
+# Characters that are missing in the font are drawn as boxes, without a warning.
 quiet = functools.partial(warnings.catch_warnings, action="ignore", category=UserWarning)
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """An empty figure in inches, wider than `width` if the title or the credit needs more."""
+    """Empty figure of `width` inches, or wider if the title or the credit needs it."""
     width = max(width, heading_width(title) / DPI + 2 * _PAD)
     layout = ConstrainedLayoutEngine(w_pad=_PAD, h_pad=_PAD)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
@@ -59,7 +59,7 @@ def heading_width(title: str) -> int:
 
 
 def label_name(label: int, class_names: Sequence[str] | None) -> str:
-    """Name of a label's class, or the label's number if classes have no names."""
+    """Name of a label's class, or the label's number if classes are unnamed."""
     return str(label) if class_names is None else class_names[label]
 
 

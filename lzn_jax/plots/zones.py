@@ -20,7 +20,7 @@ from lzn_jax.plots import style
 from lzn_jax.plots.style import AnyPath
 
 _MAX_NAMES = 20  # of classes
-_GRID = 120  # points per side, where the zones of a plane are computed
+_GRID = 120  # points per side of the grid on which the zones of a plane are computed
 
 _STROKE = functools.partial(patheffects.withStroke, foreground="white")
 # Latents (m, q) -> their classes (m,).
@@ -38,14 +38,14 @@ def latent_zones(
     class_names: Sequence[str] | None = None,
     classes_of: ClassesOf | None = None,
 ) -> Path:
-    """Anchors of images at the left and their latents at the right, coloured by class.
+    """Draws anchors of images at the left and latents at the right, coloured by class.
 
     Each panel is an orthogonal projection onto the plane that separates its classes best. The plane
-    is fitted to the points shown; with few points for the number of dimensions, classes look more
-    separated than they are. Circles show one and two standard deviations of the prior N(0, I).
-    Row k of `label_latents` is the centre of the zone of class k, drawn as a star; `zones_of` names
-    its data type in the legend. `class_names` is indexed by label. More than 20 classes have
-    colours but no names and stars. The background of the right panel shows the zones that the plane
+    is fitted to the points shown. If points are few for the number of dimensions, classes look more
+    separated than they are. Circles show one and two standard deviations of the prior N(0, I). Row
+    k of `label_latents` is the centre of the zone of class k, drawn as a star. `zones_of` names its
+    data type in the legend. `class_names` is indexed by label. More than 20 classes are coloured,
+    but without names and stars. The background of the right panel shows the zones that the plane
     cuts through the origin, by `classes_of` of its points.
     """
     colors = _colors(labels)
@@ -84,8 +84,8 @@ def among_zones(
 ) -> Figure:
     """Figure of latents of images, coloured by class, with crosses at the `marked` latents.
 
-    The projection is that of `latent_zones`. `class_names` is indexed by label; a single class
-    has no name. The background is transparent.
+    The projection is as in `latent_zones`. `class_names` is indexed by label. A single class is not
+    named. The background is transparent.
     """
     figure = style.new_figure(6.4, 6.0)
     axes = figure.subplots()
@@ -100,7 +100,7 @@ def among_zones(
 
 
 def _colors(labels: np.ndarray) -> dict[int, ColorType]:
-    """Colours by class: the palette, or a continuous colour map for more than ten classes."""
+    """Colours by class, from the palette or, for more than ten classes, a continuous map."""
     classes = np.unique(labels).tolist()
     many = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes)))
     return dict(zip(classes, style.PALETTE if len(classes) <= 10 else many, strict=False))
@@ -109,8 +109,8 @@ def _colors(labels: np.ndarray) -> dict[int, ColorType]:
 def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[Float[np.ndarray, "q 2"], str]:
     """Two orthonormal directions that separate the classes, and their kind.
 
-    They are orthonormal so that the projection of a standard Gaussian is one too. Principal
-    components replace them if discriminant analysis has no two directions.
+    They are orthonormal, so that a standard Gaussian stays standard under projection. Principal
+    components replace them if discriminant analysis finds fewer than two directions.
     """
     from sklearn.covariance import ledoit_wolf  # here, as it takes a second
 
@@ -120,7 +120,7 @@ def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[Float[np.ndarray, "q
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) > 2:
         means = np.stack([centred[labels == label].mean(axis=0) for label in classes])
-        # Shrunk, because otherwise even random labels look separated if there are few points.
+        # Shrunk, since even random labels would look separated if there are few points.
         within = ledoit_wolf(centred - means[index], assume_centered=True)[0]
         variances, axes = np.linalg.eigh(within)
         if variances[0] > 0:
@@ -138,7 +138,7 @@ def _draw_points(
     labels: np.ndarray,
     class_names: Sequence[str] | None,
 ) -> Float[np.ndarray, "q 2"]:
-    """Draws points and the names of their classes at the means; returns the plane."""
+    """Draws points and the names of their classes at the means. Returns the plane."""
     points = points.astype(np.float64)
     plane, direction = _plane(points, labels)
     flat, colors = points @ plane, _colors(labels)
@@ -149,7 +149,7 @@ def _draw_points(
     axes.scatter(flat[order, 0], flat[order, 1], s=size, c=dot_colors, alpha=0.55, linewidths=0)
     for label, color in colors.items() if 1 < len(colors) <= _MAX_NAMES else ():
         name, place = style.label_name(label, class_names), flat[labels == label].mean(axis=0)
-        axes.annotate(  # below the mean, near which the centre of the zone is
+        axes.annotate(  # below the mean, since the centre of the zone is near the mean
             name, place, (0, -13), textcoords="offset points", color=color, zorder=9,
             fontsize=14 if len(name) <= 2 else style.TEXT_SIZE, fontweight="bold",
             ha="center", va="center", parse_math=False, path_effects=[_STROKE(linewidth=3)],
@@ -160,7 +160,7 @@ def _draw_points(
 
 
 def _draw_prior(axes: Axes) -> Line2D:
-    """Draws one and two standard deviations of N(0, I); returns the entry for the legend."""
+    """Draws one and two standard deviations of N(0, I). Returns the entry for the legend."""
     for radius in (1, 2):
         axes.add_patch(Circle((0, 0), radius, fill=False, color="0.35", ls="--", lw=1.2, zorder=4))
     return Line2D([], [], color="0.35", linestyle="--", label="Gaussian prior,\n1σ and 2σ")

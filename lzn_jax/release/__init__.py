@@ -1,1 +1,1 @@
-"""Models outside of work folders: shared ones, and the paper's released weights."""
+"""Models outside of work folders: shared models, and the paper's released weights."""

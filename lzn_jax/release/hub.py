@@ -13,7 +13,7 @@ from lzn_jax.errors import UserError, explained, package
 
 ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 REPOSITORY = "microsoft/latent-zoning-networks"
-# By name of the config, from the release's README.
+# By the config's name, from the release's README.
 FILES = {
     "afhq_cat_gen": "lzn1/case_study_1_afhqcat/000003000-000060000.pt",
     "celebahq_gen": "lzn1/case_study_1_celebahq/000002991-000350000.pt",
@@ -32,16 +32,16 @@ class Fetched(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises UserError if no released checkpoint has this name."""
+    """Raises UserError for a name of no released checkpoint."""
     if name not in FILES:
         raise UserError(f"there is no released model {name!r}: the names are {', '.join(FILES)}")
 
 
 def fetch(name: str) -> Fetched:
-    """Released checkpoint of the config `name`, downloaded unless it is in the cache.
+    """Released checkpoint of the config `name`, downloaded unless it is cached.
 
-    Raises UserError if the download fails, or if the file differs from the Hub's checksum; such a
-    file is removed from the cache.
+    Raises UserError if the download fails. A file that differs from the Hub's checksum also raises
+    UserError, and leaves the cache.
     """
     file, download = FILES[name], hub_client().hf_hub_download
     remedy = "run the same command again, or use a local file with --checkpoint=FILE.pt"
@@ -62,7 +62,7 @@ def fetch(name: str) -> Fetched:
 
 
 def hub_client() -> Any:
-    """The Hub's client huggingface_hub; raises UserError if it is missing."""
+    """The Hub's client huggingface_hub. Raises UserError if it is missing."""
     return package("huggingface_hub", "-e '.[hub]'")
 
 

@@ -36,7 +36,7 @@ _FIGURES = (
     *("embedding", "classification", "curves"),
 )
 PICTURES = {f"figures/{name}.png": name.replace("_", " ").capitalize() for name in _FIGURES}
-_OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, files.FILE}  # by which a shared model is recognised
+_OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, files.FILE}  # identifies a shared model
 _LOG_IN = "log in with `hf auth login`"
 
 
@@ -49,7 +49,7 @@ def text(
 ) -> str:
     """Model card in Markdown, with the `PICTURES` among the `files` beside it.
 
-    `source` is the argument of `lzn_jax.load`, `origin` names repository, revision and file of
+    `source` is the argument of `lzn_jax.load`. `origin` names repository, revision and file of
     converted weights.
     """
     config, extensions = model.config, tuple(model.config.extensions)
@@ -87,9 +87,9 @@ def text(
 def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None:
     """Writes a model and the config, metrics and pictures of its run into a folder.
 
-    Replaces an earlier such folder. Paths in the config lose their folders, see `portable`. Raises
-    UserError if the folder holds anything else, for a link in place of a file to share, and for a
-    summary.json with anything but numbers.
+    Replaces an earlier such folder. Paths in the config lose their folders (see `portable`). Raises
+    UserError if the folder contains anything else, for a link in place of a file to share, and for
+    a summary.json with anything but numbers.
     """
     _check_replaceable(folder)
     values = portable(configuration.stored_values(workdir / CONFIG_FILE))
@@ -113,13 +113,13 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
 
 
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Config values without folders of this machine: paths keep their last name, defaults stay."""
+    """Config values without folders of this machine. Paths keep their last name, defaults stay."""
     fields = schema.schema_of(values)
 
     def without_folder(name: str, value: Any) -> Any:
         if isinstance(value, list):
             return [without_folder(name, item) for item in value]
-        # An alphabet may start with a slash, but has no second one.
+        # An alphabet may start with a slash, but contains no second slash.
         is_path = name.endswith("path") or (str(value).startswith("/") and value.count("/") > 1)
         is_changed = isinstance(value, str) and is_path and value != fields[name].default
         return Path(value).name or value if is_changed else value
@@ -128,7 +128,7 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises UserError for a folder with files other than those written by `write`."""
+    """Raises UserError for a folder with files that `write` does not write."""
     if not os.path.lexists(folder):
         return
     try:
@@ -146,7 +146,7 @@ def _check_replaceable(folder: Path) -> None:
 def _table(
     workdir: Path, name: str, kind: type | UnionType, names: Set[str] = frozenset()
 ) -> dict[str, Any]:
-    """JSON object with values of a `kind`, for `names` at least; empty if there is no such file."""
+    """JSON object with values of a `kind`, for at least `names`, or {} without a file."""
     if (content := _content(workdir, name)) is None:
         return {}
     with contextlib.suppress(ValueError):
@@ -172,7 +172,7 @@ def is_shared(folder: Path) -> bool:
 
 
 def verified(folder: Path) -> Path:
-    """The folder of a shared model; raises UserError if a file differs from its checksum."""
+    """The folder of a shared model. Raises UserError if a file differs from its checksum."""
     try:
         tokenizer = {TOKENIZER_FILE} & files.listed(folder).keys()
         files.verify(folder, [CONFIG_FILE, WEIGHTS_FILE, *tokenizer])
@@ -182,7 +182,7 @@ def verified(folder: Path) -> Path:
 
 
 def read(folder: Path, extensions: Sequence[str] = ()) -> TrainedModel:
-    """The model in a folder whose files are verified; `extensions` register its parts.
+    """The model in a folder of verified files. `extensions` register its parts.
 
     Raises UserError if a part or file is missing, and for a tensor that does not fit the config.
     """
@@ -216,10 +216,10 @@ def check_repository(repository: str) -> None:
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> str:
-    """Uploads a shared model in place of an earlier one; returns the address of the repository.
+    """Uploads a shared model in place of an earlier model. Returns the repository's address.
 
-    Creates the repository if there is none. Raises UserError if it holds files of anything else, if
-    it is public despite `private`, and if the upload fails.
+    Creates the repository if it does not exist. Raises UserError if it contains other files, if it
+    is public despite `private`, and if the upload fails.
     """
     api = hub.hub_client().HfApi()
     failure = f"{folder} cannot be uploaded to {repository}"
@@ -251,7 +251,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
 def fetch_model(repository: str) -> Path:
     """Folder in the cache of the Hub's client with the verified files that `read` needs.
 
-    Raises UserError if the download fails, and for a damaged file, which leaves the cache.
+    Raises UserError if the download fails, and for a damaged file, which is removed from the cache.
     """
     check_repository(repository)
     wanted = [*_OWN_FILES, TOKENIZER_FILE]

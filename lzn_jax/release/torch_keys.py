@@ -1,7 +1,7 @@
 """Conversion of parameter names and layouts between flax modules and the paper's PyTorch release.
 
 Torch numbers most modules in execution order, in which flax creates parameters. Keys are the
-release's (NCSN++, ResNet, label anchors) without the prefix of its wrappers.
+release's keys (NCSN++, ResNet, label anchors) without the prefix of its wrappers.
 """
 
 import re
@@ -63,9 +63,9 @@ def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Tree]]) -
 
 
 def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
-    """Torch keys of a network's variables, in torch's order; `paths` are in execution order.
+    """Torch keys of a network's variables, in torch's order. `paths` are in execution order.
 
-    Raises ValueError if the release has no such network.
+    Raises ValueError if the release contains no such network.
     """
     match module:
         case NCSNppEncoder() | NCSNppDecoder():
@@ -88,7 +88,7 @@ def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
         tap, layer, name = module.removeprefix("tap_"), inner[0], _LEAF_NAMES[leaf]
         if layer == "project":
             return f"spatial_transformations.{tap}.0.{name}"
-        # Activations between the linear layers take every other number.
+        # Activations between the linear layers count as every other layer.
         return f"latent_transformations.{tap}.{2 * int(layer.removeprefix('dense_'))}.{name}"
     slot: Path = (module,)
     # These two flax modules are sequences of plain layers in torch.
@@ -129,7 +129,7 @@ def to_torch(key: str, value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "
 def to_flax(
     key: str, value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "..."]:
-    """Torch array in flax's layout and the given shape; raises ValueError for another shape."""
+    """Torch array in flax's layout and the given shape. Raises ValueError for another shape."""
     expected = to_torch(key, np.empty(shape)).shape
     if value.shape != expected:
         raise ValueError(f"{key} has the shape {value.shape}, not {expected}")
@@ -143,7 +143,7 @@ def to_flax(
 def to_variables(
     weights: Mapping[str, Shaped[np.ndarray, "..."]], keys: Keys, shapes: Shapes
 ) -> dict[str, Tree]:
-    """Nested variables from arrays by torch key; raises ValueError for other keys or shapes."""
+    """Nested variables from arrays by torch key. Raises ValueError for other keys or shapes."""
     known = dict.fromkeys(keys.values())
     for problem, these, those in (("missing", known, weights), ("unexpected", weights, known)):
         if names := [key for key in these if key not in those]:

@@ -1,7 +1,8 @@
 """Conversion of the paper's released checkpoints to flax variables.
 
-Such a file is a dict. Each network has an entry of weights by key and an entry with the suffix
-`_ema`: a list of averages in the order of the weights, without buffers and frozen weights.
+A checkpoint is a dict with two entries for each network. One contains weights by key. The other,
+with the suffix `_ema`, is a list of averages. The averages follow the order of the weights, without
+buffers and frozen weights.
 """
 
 import os
@@ -16,7 +17,7 @@ from lzn_jax.models import Tree, Variables
 from lzn_jax.release.torch_keys import Keys, Shapes, to_variables
 
 ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
-PREFIX = "model.module."  # from two wrappers
+PREFIX = "model.module."  # of two wrappers
 NOT_READ = ("optimizer", "lr_scheduler", "epoch", "grad_scalar")
 BUFFER = "sigmas"  # unused buffer of the decoder
 
@@ -39,7 +40,7 @@ class Released(NamedTuple):
 def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
     """Variables of the networks that a released checkpoint contains, as views of its bytes.
 
-    Raises UserError, with the key, if the file does not match the networks.
+    Raises UserError, which names the key, if the file does not match the networks.
     """
     entries = {ENTRIES[name]: name for name in layouts}
     averages = {f"{entry}_ema" for entry in entries}
@@ -80,7 +81,7 @@ def _weights(entry: object, name: str) -> dict[str, Tree]:
 
 
 def _averaged(entry: object, weights: Mapping[str, object], layout: Layout) -> dict[str, Tree]:
-    """Averages by key; keys, and arrays that are not averaged, are taken from the weights."""
+    """Averages by key. The weights provide the keys, and arrays that are not averaged."""
     if list(weights) != list(layout.keys.values()):
         raise ValueError("its keys are in another order than the network's: averages have no key")
     shadow = entry.get("shadow_params") if isinstance(entry, dict) else None

@@ -22,8 +22,8 @@ def in_batches(
     """Applies `function` to batches along the leading axis of `examples`, a pytree of n rows.
 
     Returns NumPy arrays with n rows, in every process. The last batch is padded with copies of its
-    last row, so `function` must treat rows independently. `batch_size` is rounded up to a multiple
-    of the devices, over which batches are sharded, with the mesh set.
+    last row, so `function` must treat rows independently. Batches are sharded over the devices of
+    the mesh, and `batch_size` is rounded up to a multiple of their number.
     """
     count = len(jax.tree.leaves(examples)[0])
     batch_size += -batch_size % mesh.size

@@ -1,7 +1,7 @@
 """Checkpoints: asynchronous saving with Orbax, verification and restoring.
 
-A checkpoint has separate items, so that inference reads only what it needs: `params`, `ema`,
-`optimizer`, `context` (context anchors, if the run has any) and `progress` (JSON: step and data
+A checkpoint consists of separate items, so that inference reads only what it needs: `params`,
+`ema`, `optimizer`, `context` (context anchors, if any) and `progress` (JSON with step and data
 position). Everything else follows from seed and step.
 
 `restore` verifies the files of items against SHA256SUMS. That list is written before the checkpoint
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run; as a context manager, waits for the pending save.
+    """The folder `checkpoints/` of a run. As a context manager, waits for the pending save.
 
     Keeps the newest `keep` checkpoints. If `keep` is None, the folder is read-only.
     """
@@ -59,7 +59,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, items: Mapping[str, Tree], progress: Mapping[str, int]) -> None:
-        """Starts writing the array trees `items` and `progress`; returns once they are copied.
+        """Starts writing the array trees `items` and `progress`. Returns once they are copied.
 
         `progress` includes the step, by which `restore` detects a renamed checkpoint.
         Raises UserError if the folder cannot be written: here, in the next call of `save` or
@@ -77,12 +77,12 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
     def check(self) -> None:
-        """Raises UserError if the last save has failed; cheap enough for every step."""
+        """Raises UserError if the last save has failed. Cheap enough for every step."""
         if not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the pending save; raises UserError, once, if it failed."""
+        """Waits for the pending save. Raises UserError, once, if it failed."""
         if self._saving is not None:
             with self._explained():
                 self._manager.wait_until_finished()
@@ -110,9 +110,10 @@ class Checkpoints:
     ) -> tuple[int, dict[str, Tree]] | None:
         """Step and verified items of the newest intact checkpoint, or of the one at `step`.
 
-        `targets` maps item names to trees of `jax.ShapeDtypeStruct` with a sharding; `progress` is
+        `targets` maps item names to trees of `jax.ShapeDtypeStruct` with a sharding. `progress` is
         always included. Damaged checkpoints are skipped with a warning. Returns None if there are
-        no checkpoints. Raises UserError if none is intact, or if the one at `step` is not.
+        no checkpoints. Raises UserError if all checkpoints, or the checkpoint at `step`, are
+        damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
         for candidate in steps:
@@ -186,7 +187,7 @@ class Checkpoints:
 
 
 def _in_every_process(action: Callable[[], _T]) -> _T:
-    """Result of `action`; raises in every process if `action` raises in any."""
+    """Result of `action`. Raises in every process if `action` raises in any process."""
     results, problem = [], None
     try:
         results.append(action())

@@ -12,7 +12,7 @@ from lzn_jax.errors import EXIT_USER_ERROR, UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags of `python -m MODULE`; wrong ones raise UserError, which suggests the nearest one."""
+    """Flags of `python -m MODULE`. UserError for a wrong flag suggests the nearest flag."""
 
     def __init__(self, module: str, description: str | None, epilog: str | None = None) -> None:
         super().__init__(
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        """The flags; with a flag --config, `overrides` are FIELD=VALUE of --config.FIELD=VALUE."""
+        """The flags. With a flag --config, `overrides` are FIELD=VALUE of --config.FIELD=VALUE."""
         prefix = "--config." if "--config" in self._option_string_actions else None
         overrides = [a for a in arguments if prefix and a.startswith(prefix)]
         flags, unknown = self.parse_known_args([a for a in arguments if a not in overrides])
@@ -45,9 +45,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> int:
-    """Exit code of `run(arguments)`, by default with sys.argv; UserError becomes one line.
+    """Exit code of `run(arguments)`, by default with sys.argv. Prints UserError in one line.
 
-    So do mistakes in parts, and a path that is too long for the file system.
+    Mistakes in parts, and paths that are too long for the file system, are also printed in one
+    line.
     """
     try:
         return parts.mistakes()(run)(sys.argv[1:] if arguments is None else arguments)
@@ -62,7 +63,7 @@ def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> i
 
 
 def use_compile_cache() -> None:
-    """Keeps compiled programs on disk for later starts, in JAX's folder if it is set."""
+    """Caches compiled programs on disk for later starts, in JAX's folder if it is set."""
     import jax
 
     from lzn_jax import files

@@ -1,8 +1,9 @@
 """The compiler's estimate of a program's time, by part of the model and kind of operation.
 
-The compiler of TPUs writes into the text of a program how many cycles it expects of each fusion,
-and how often each loop runs. Compilers of other chips do not: there the larger of the times for
-operations at the chip's peak and for bytes at its bandwidth bounds each fusion from below.
+The compiler of TPUs writes the expected cycles of each fusion, and the iterations of each loop,
+into the text of a program. Compilers of other chips do not. There a lower bound replaces the
+cycles: the time of a fusion's operations at the chip's peak or of its bytes at the bandwidth,
+whichever is larger.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from lzn_jax.run.costs import Chip
 
-# A path may contain several parts; the first of these decides.
+# If a path contains several parts, the first of these parts decides.
 _PARTS = ("augmentation", "alignment", "zoning", "_encoder", "_decoder")
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _PRODUCTS = {"convolution", "dot"}
@@ -23,7 +24,7 @@ _COPIES = {
     *("copy", "transpose", "reshape", "broadcast", "pad", "slice", "concatenate"),
     *("dynamic-slice", "dynamic-update-slice", "gather"),
 }
-# Operations that take no time of their own.
+# Operations that need no time of their own.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "fusion", "while"),
     *("call", "conditional", "after-all", "partition-id", "copy-done", "slice-done", "async-done"),
@@ -44,7 +45,7 @@ _KERNEL = re.compile(r"dim_labels=\w+_(\w+)->")
 
 
 class Instruction(NamedTuple):
-    """A line of a compiled program: name and shape of the result, operation, the rest."""
+    """A line of a compiled program: name and shape of the result, operation, and the rest."""
 
     name: str
     shape: str
@@ -71,13 +72,13 @@ class Instruction(NamedTuple):
 
 
 Computation = dict[str, Instruction]  # by name
-Program = dict[str, Computation]  # by name; ENTRY runs first
+Program = dict[str, Computation]  # by name, where ENTRY runs first
 
 
 class Step(NamedTuple):
     """A fusion or a single operation that a program executes `times` times."""
 
-    computation: Computation  # the instructions beside it
+    computation: Computation  # the computation that contains it
     instruction: Instruction
     inside: list[Instruction]  # of a fusion; else the instruction alone
     times: int
@@ -115,8 +116,8 @@ class Estimate(NamedTuple):
     """Seconds of a program on one chip."""
 
     seconds: dict[tuple[str, str], float]  # by part of the model and kind of operation
-    cycles: int | None  # the compiler's, in all; None if the seconds are lower bounds
-    loops: int  # whose iterations are unknown and count as one
+    cycles: int | None  # the compiler's total; None if the seconds are lower bounds
+    loops: int  # loops whose iterations are unknown and count as one
     unknown: Counter[str]  # executions of operations without an estimate, by kind
     bound: float  # seconds that the bytes of these operations take at the chip's bandwidth
 
@@ -135,7 +136,7 @@ def parse(text: str) -> Program:
 def steps(
     program: Program, name: str = "ENTRY", times: int = 1, is_in_loop: bool = False
 ) -> Iterator[Step]:
-    """All that a program executes, with both branches of conditionals."""
+    """Every step that a program executes, including both branches of conditionals."""
     for instruction in program[name].values():
         if instruction.kind in ("while", "call", "conditional", "async-start"):
             is_loop = instruction.kind == "while"
@@ -149,7 +150,7 @@ def steps(
 
 
 def _iterations(program: Program, loop: Instruction) -> int | None:
-    """Iterations of a loop: the compiler's number, or the bound of the counter of a scan."""
+    """Iterations of a loop, from the compiler or from the bound of a scan's counter."""
     if (number := loop.number(_TRIPS)) is not None:
         return number
     (condition,) = _CONDITION.findall(loop.text)
@@ -197,7 +198,7 @@ def estimate(program: Program, chip: Chip) -> Estimate:
 
 
 def _traffic(program: Program, step: Step) -> int:
-    """Bytes that a step reads and writes, at least."""
+    """Lower bound of the bytes that a step reads and writes."""
     own, beside = step.instruction, step.computation
     read = {name: _bytes(beside[name].shape) for name in own.operands if name in beside}
     written = _bytes(own.shape)
@@ -217,7 +218,7 @@ def _traffic(program: Program, step: Step) -> int:
 
 
 def _read(parameter: Instruction, inner: Computation) -> int:
-    """Bytes of an operand that a fusion reads: less than all if it only takes slices."""
+    """Bytes of an operand that a fusion reads, which are few if it only slices."""
     total = 0
     for user in inner.values():
         if parameter.name in user.operands:
@@ -241,7 +242,7 @@ def _written(root: Instruction, inner: Computation) -> int:
 
 
 def _operations(step: Step) -> Iterator[float]:
-    """Operations of the products inside a step; a multiply-add counts as two."""
+    """Operations of the products inside a step. A multiply-add counts as two."""
     beside = step.computation | {each.name: each for each in step.inside}
     for each in step.inside:
         if each.is_product:

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function, with loops counted in full; speeds of chips."""
+"""Floating-point operations of a traced function, including loops, and speeds of chips."""
 
 import math
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from jax.extend import core
 
 
 class Cost(NamedTuple):
-    """Operations of matrix products and convolutions; a multiply-add counts as two."""
+    """Operations of matrix products and convolutions. A multiply-add counts as two."""
 
     total: float
     inside: float  # of the requested scope
 
 
 class Chip(NamedTuple):
-    """What a chip does in a second, from data sheets."""
+    """Rates of a chip per second, from data sheets."""
 
     operations: float  # dense, in bfloat16
     bandwidth: float  # bytes read from or written to its memory
-    cycles: float | None = None  # of the clock in which its compiler estimates time
+    cycles: float | None = None  # frequency of the clock in which its compiler estimates time
 
 
 # By the beginning of the device kind.
@@ -36,13 +36,13 @@ _CHIPS = {
 
 
 def chip(device_kind: str) -> Chip | None:
-    """What a device does in a second, None if it is not known here."""
+    """Rates of a device, or None if they are not known here."""
     known = [kind for kind in _CHIPS if device_kind.startswith(kind)]
     return _CHIPS[max(known, key=len)] if known else None
 
 
 def count_operations(jaxpr: core.ClosedJaxpr, scope: str = "zoning") -> Cost:
-    """Cost of one call of a traced function; `scope` is the name of a `jax.named_scope`.
+    """Cost of one call of a traced function. `scope` is the name of a `jax.named_scope`.
 
     Counts every step of a scan, the most expensive branch of a conditional and one iteration of a
     while loop. Elementwise operations, a small part of networks and zoning, are not counted.

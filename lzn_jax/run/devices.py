@@ -1,7 +1,7 @@
 """Placement of batches and parameters on a mesh of devices with one axis, `data`.
 
-Batches are sharded over it. Parameters are replicated, or sharded as well for networks that do not
-fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where it is used.
+Batches are sharded over this axis. Parameters are replicated, or sharded as well for networks that
+do not fit (FSDP, Zhao et al. 2023, arXiv:2304.11277). XLA then gathers an array where it is used.
 """
 
 import math
@@ -24,7 +24,7 @@ def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def inference_mesh() -> Mesh:
-    """A mesh with axis `data` over all devices; batches of inference are padded to fit."""
+    """A mesh with axis `data` over all devices. Batches of inference are padded to fit."""
     devices = [device for group in _by_process(_available()) for device in group]
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
@@ -60,7 +60,7 @@ def training_mesh(
 
 
 def _idle(sizes: dict[str, int], count: int) -> str:
-    """Message for the first size that leaves devices idle, with the nearest sizes that do not."""
+    """Message for the first size that leaves devices idle, with the nearest valid sizes."""
     whole = sizes["batch_size"]
     name, size = next((name, size) for name, size in sizes.items() if size % count)
     is_part = name != "batch_size"
@@ -81,7 +81,7 @@ def _available() -> list[jax.Device]:
 
 
 def dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
-    """The most devices that divide a batch evenly, equally many per process, sorted by process.
+    """As many devices as divide a batch evenly, equally many per process, sorted by process.
 
     Raises UserError if the processes do not divide the batch evenly.
     """
@@ -101,12 +101,12 @@ def _by_process(devices: list[jax.Device]) -> list[list[jax.Device]]:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """Placement of batches: the leading axis is sharded over the devices."""
+    """Placement of batches, whose leading axis is sharded over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Placement of metrics, and of parameters unless they are sharded: a copy on each device."""
+    """Placement of metrics, and of unsharded parameters, as a copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -128,24 +128,24 @@ def placed(shapes: Tree, mesh: Mesh, *, shard: bool = False) -> Tree:
 
 
 def own_rows(count: int) -> slice:
-    """Range of the rows of a batch, `count` in all, that this process holds."""
+    """Range of this process's rows of a batch with `count` rows in total."""
     size = count // jax.process_count()
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
 def put_rows(rows: Tree, mesh: Mesh) -> Tree:
-    """Shards a batch over the mesh; `rows` are this process's `own_rows` (pytrees of arrays)."""
+    """Shards a batch over the mesh. `rows` are this process's `own_rows` (pytrees of arrays)."""
     return jax.make_array_from_process_local_data(split(mesh), rows)
 
 
 def put_whole(tree: Tree, placement: jax.sharding.Sharding) -> Tree:
     """Places arrays that are equal in all processes on the devices of all processes."""
-    # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
+    # Goes through NumPy, since JAX 0.10 breaks device arrays if each process owns one device.
     return jax.device_put(jax.device_get(tree), placement)
 
 
 def fetch(tree: Tree) -> Tree:
-    """Complete NumPy copies of arrays in every process; every process must call this."""
+    """Complete NumPy copies of arrays in every process. Every process must call this."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return jax.tree.map(
@@ -159,17 +159,17 @@ def fetch(tree: Tree) -> Tree:
 
 
 def bytes_on_a_device(tree: Tree) -> int:
-    """Bytes that arrays, or shapes with a placement, take on each device."""
+    """Bytes of arrays, or of shapes with a placement, on each device."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )
 
 
 def everywhere(flag: bool) -> bool:
-    """Whether the flag is set in all processes; every process must call this."""
+    """Whether the flag is set in all processes. Every process must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether the flag is set in at least one process; every process must call this."""
+    """Whether the flag is set in at least one process. Every process must call this."""
     return not everywhere(not flag)

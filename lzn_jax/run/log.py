@@ -1,4 +1,4 @@
-"""What a run logs: metrics, rates and the use of its time."""
+"""The log of a run: metrics, rates and the use of its time."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines of a metrics file with their records; lines that are not records are skipped."""
+    """Lines of a metrics file with their records. Lines that are not records are skipped."""
     with open(path, "rb") as file:
         for line in file:
             with contextlib.suppress(ValueError):
@@ -41,8 +41,8 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Steps (int64) and values (float64) of every metric of a run by name, in file order.
 
-    Null, which represents non-finite values, is read as NaN. An incomplete last line, of a running
-    or killed process, is skipped. Raises FileNotFoundError if `workdir` has no metrics.
+    Null, which represents non-finite values, is read as NaN. An incomplete last line of a running
+    or killed process is skipped. Raises FileNotFoundError if `workdir` contains no metrics.
     """
     found: dict[str, list[tuple[int, float]]] = {}
     for _, record in _records(Path(workdir) / METRICS_FILE):
@@ -57,9 +57,8 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
 class MetricLog:
     """Writes metrics under the same names to `metrics.jsonl`, TensorBoard and a run of `wandb`.
 
-    The constructor continues the run from `step`: it removes the lines of later steps and an
-    incomplete last line, and leaves the others unchanged. With several processes, only the writer
-    writes.
+    The constructor continues the run from `step`. It removes the lines of later steps and an
+    incomplete last line. With several processes, only the writer writes.
     """
 
     # clu.metric_writers (clu 0.0.12) would import TensorFlow.
@@ -74,7 +73,7 @@ class MetricLog:
         self._wandb = wandb
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
         # Not SummaryWriter, whose thread dies on a full disk and then blocks the training loop.
-        # EventsWriter names files by the second: a restart within it would overwrite the events.
+        # EventsWriter names files by the second, so a restart within it would overwrite the events.
         name, suffix = str(folder / "events"), f".{time.time_ns()}"
         self._events = EventsWriter(name, suffix) if is_writer else None
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # hides later steps
@@ -83,7 +82,7 @@ class MetricLog:
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Appends the metrics of a step as one line, passed to the operating system on return.
 
-        Non-finite values are null in the file, as JSON has no NaN, and unchanged in TensorBoard.
+        Non-finite values are null in the file, since JSON lacks NaN, and unchanged in TensorBoard.
         """
         if "step" in metrics:
             raise ValueError("a metric cannot be named 'step': each line already has its step")
@@ -96,7 +95,7 @@ class MetricLog:
         self._send(step, values)
 
     def has(self, step: int, name: str) -> bool:
-        """Whether the run has logged metric `name` at `step`; every process must call this."""
+        """Whether the run has logged metric `name` at `step`. Every process must call this."""
         records = (record for _, record in _records(self._path))
         return devices.anywhere(any(r["step"] == step and name in r for r in records))
 
@@ -117,7 +116,7 @@ class MetricLog:
             self._events.flush()  # the buffer of a network file system may hide hours of events
 
     def _send(self, step: int, values: Mapping[str, object]) -> None:
-        """Sends values to wandb until that fails: SIGTERM may end its process before this one."""
+        """Sends values to wandb until that fails, since SIGTERM may end wandb's process first."""
         try:
             if self._wandb is not None:
                 self._wandb.log(values, step=step)
@@ -148,7 +147,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def start_wandb(project: str | None, workdir: Path, config: Mapping[str, object]) -> Any:
-    """Run of Weights & Biases, the same one when a run resumes; None without a project.
+    """Run of Weights & Biases, the same run after a restart. None without a project.
 
     Raises UserError if the package is missing or the service refuses the project or the user.
     """
@@ -180,7 +179,7 @@ FILE = "goodput.json"
 
 
 class Goodput:
-    """Wall time by bucket, measured by `with goodput("data"): ...` in one thread.
+    """Wall time by bucket (purpose), measured by `with goodput("data"): ...` in one thread.
 
     Time in a nested bucket is not counted in the outer one. `goodput.json` sums all starts of a
     run. It excludes Python's imports and the time of a killed start after its last `write`.
@@ -206,7 +205,7 @@ class Goodput:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of this start by bucket, including those still open; `other` is the rest."""
+        """Seconds of this start by bucket, including open buckets. `other` is the rest."""
         self._charge()
         return dict(self._seconds)
 
@@ -231,7 +230,7 @@ class Goodput:
         files.write_json(Path(workdir) / FILE, self.totals())
 
     def in_words(self) -> str:
-        """The totals as one line: share of wall time in training steps and in each other bucket."""
+        """The totals as one line, with the share of wall time in each bucket."""
         seconds = self.totals()
         starts, wall = seconds.pop("starts"), sum(seconds.values())
         step = seconds.pop("step")
@@ -242,10 +241,11 @@ class Goodput:
 
 
 class LateMetrics:
-    """Fetches the metrics of an update after the next has started; logs every n-th.
+    """Fetches the metrics of an update after the next has started. Logs every n-th update.
 
-    Metrics begin after `first_step`; `peak_steps` is the machine's limit of steps per second.
-    `learning_rates` returns those of an update, given its number and that of skipped ones before.
+    Metrics begin after `first_step`. `peak_steps` is the machine's limit of steps per second.
+    `learning_rates` maps the number of an update and the number of skipped updates before it to
+    learning rates.
     """
 
     def __init__(
@@ -298,8 +298,8 @@ class LateMetrics:
     def rates(self) -> dict[str, float]:
         """Rates over all updates of this process, excluding evaluation.
 
-        Steps and examples per second, seconds per step and those of them spent waiting for data,
-        and `mfu`, the share of the machine's peak rate, if it is known.
+        They are steps and examples per second, seconds per step in total and waiting for data, and
+        `mfu`, the share of the machine's peak rate, if it is known.
         """
         return self._rates(self._start, self._bar.n)
 

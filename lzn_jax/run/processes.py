@@ -1,7 +1,7 @@
 """Multi-process runs: start, synchronization, failure of any process, and the writer.
 
-Every process runs the same program in the same order on its shard of the global arrays. Process 0
-alone writes the files of a run; all processes write checkpoints.
+Every process runs the same program in the same order on its shard of the global arrays. Only
+process 0 writes the files of a run. All processes write checkpoints.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Handlers of SIGINT and SIGTERM, active after `listen`; of SIGINT alone `in_call`.
+    """Handlers of SIGINT and SIGTERM, active after `listen`. `in_call` handles only SIGINT.
 
-    A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
-    sends SIGTERM to this process, which JAX forwards to the other processes of a run. A second
+    A signal ends the process at once. While `held`, it requests to save and exit instead. Ctrl-C
+    then sends SIGTERM to this process, which JAX forwards to the other processes of a run. A second
     Ctrl-C ends the process at once.
     """
 
@@ -49,9 +49,9 @@ class Interruption:
         self._ending = threading.Lock()
 
     def listen(self) -> None:
-        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread."""
+        """Installs the handlers of SIGINT and SIGTERM. Call it in the main thread."""
         # A Python handler waits until compiled code returns, and XLA's compiler can take a minute.
-        # So a thread reads the signal numbers from a pipe.
+        # Therefore a thread reads the signal numbers from a pipe.
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -61,7 +61,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def in_call(self) -> Iterator[None]:
-        """Context of a call: Ctrl-C raises KeyboardInterrupt, while `held` only the second one."""
+        """Context of a call. Ctrl-C raises KeyboardInterrupt, or while `held` the second Ctrl-C."""
         handler = signal.getsignal(signal.SIGINT)
         is_main = threading.current_thread() is threading.main_thread()  # others get no signals
         install: Any = signal.signal if is_main and callable(handler) else lambda *_: None
@@ -79,7 +79,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Context with state to save: a signal only sets `is_asked`."""
+        """Context with state to save, in which a signal only sets `is_asked`."""
         self._is_held = True
         try:
             yield
@@ -88,7 +88,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Context inside `held` without state to save: a request to exit raises Interrupted."""
+        """Context inside `held` without state to save. A request to exit raises Interrupted."""
         self._may_raise = True
         try:
             if self.is_asked:
@@ -116,7 +116,7 @@ class Interruption:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _end_now(self, number: int) -> NoReturn:
-        # Not by an exception: compiled modules change the exit code while they are imported.
+        # Not an exception, since compiled modules change the exit code while they are imported.
         self._ending.acquire()
         if number == signal.SIGTERM:
             os._exit(EXIT_RUN_AGAIN)
@@ -131,10 +131,10 @@ class Interruption:
 def together(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> Iterator[None]:
-    """Context of a multi-process run: a process that fails exits at once, and JAX ends the others.
+    """Context of a multi-process run. A process that fails exits at once, and JAX ends the others.
 
-    Without arguments, finds the other processes on TPU pods and under srun and mpirun, and does
-    nothing if there are none. Raises UserError for inconsistent arguments.
+    Without arguments, finds the other processes on TPU pods and under srun and mpirun. Does nothing
+    for a single process. Raises UserError for inconsistent arguments.
     """
     if coordinator is num_processes is process_id is None:
         if not _is_cluster():
@@ -173,7 +173,7 @@ def _is_cluster() -> bool:
 
 
 def is_to_leave(interruption: Interruption, step: int) -> bool:
-    """Whether to save and exit at this step, the same in all processes; call it every step."""
+    """Whether to save and exit at this step, equal in all processes. Call it every step."""
     if not jax.distributed.is_initialized():
         return interruption.is_asked
     stop: bool = multihost_utils.reached_preemption_sync_point(step)  # after any SIGTERM
@@ -181,7 +181,7 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
 
 
 def _fail(error: BaseException) -> NoReturn:
-    """Prints the error and ends this process; JAX ends the others after `DEAD_AFTER`."""
+    """Prints the error and ends this process. JAX ends the others after `DEAD_AFTER`."""
     if isinstance(error, UserError):
         code, text = EXIT_USER_ERROR, f"error: {error}"
     else:

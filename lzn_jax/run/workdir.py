@@ -26,14 +26,15 @@ VERSION_FILE = "version.json"
 LOCK_FILE = ".lock"
 # On NFS, the lock of a dead host lasts for its lease, by default 90 s.
 LOCK_SECONDS = 100.0
-# Full, read-only, broken and lost disks. Other errors count if their file is in the work folder.
+# Errors of full, read-only, broken and lost disks. Other errors count if their file is in the work
+# folder.
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EIO, errno.ESTALE),
 )
 # Fields that may differ from the run in the folder.
 FREE_FIELDS = (
-    "data.tokenizer_path",  # its content may not
+    "data.tokenizer_path",  # the content of the file may not
     *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable"),
     *("training.devices", "training.microbatch_size", "training.remat"),
     *("training.shard_parameters", "training.num_steps", "training.log_every_steps"),
@@ -55,10 +56,10 @@ def default(config: str | Path) -> Path:
 
 
 def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
-    """Creates the folder for a run of `config`; existing files stay unchanged.
+    """Creates the folder for a run of `config`. Existing files stay unchanged.
 
-    Raises UserError if the folder is not writable or contains a run of a different config, and,
-    unless training, if it contains no checkpoint.
+    Raises UserError if the folder is not writable, if it contains a run of a different config and,
+    except in training, if it contains no checkpoint.
     """
     if not is_training and not has_checkpoint(workdir):
         raise UserError(
@@ -93,11 +94,11 @@ def record(config: ConfigDict, workdir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Context in which no other run can train in the folder; raises UserError if one does."""
+    """Context in which no other run can train in the folder. Raises UserError if one does."""
     if not is_writer():
         yield
         return
-    # lockf locks for this process only; data workers would inherit a lock of the file handle.
+    # lockf locks only for this process. Data workers would inherit a lock of the file handle.
     with open(workdir / LOCK_FILE, "w") as file:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
@@ -153,7 +154,7 @@ def code_version() -> dict[str, str | None]:
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether the folder holds a finished checkpoint."""
+    """Whether the folder contains a finished checkpoint."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
 
@@ -163,7 +164,7 @@ def _content(path: str | Path | None) -> bytes | None:
 
 
 def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
-    """Raises UserError if the folder holds a run of another config, except for `free` fields."""
+    """Raises UserError if the folder contains a run of another config, except for `free` fields."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return

@@ -6,9 +6,9 @@ All tasks of a Latent Zoning Network use two operations:
 * *latent alignment*, from latents to anchors: `align`, `alignment_loss`, `alignment_loss_at`,
   `assignment_log_probs`, `log_assignments`.
 
-`decode` and `classify` follow the flow from a latent to the anchor of its zone; `distinct` lets
-equal samples share one anchor; `accuracy` measures a solver, which may be of your own (`OnGrid`).
-`plain` is the paper's algorithm by Euler's method: read it first.
+`decode` and `classify` follow the flow from a latent to the anchor of its zone. `distinct` lets
+equal samples share one anchor. `accuracy` measures a solver, also one of your own (`OnGrid`). Read
+`plain` first: it implements the paper's algorithm by Euler's method.
 """
 
 from collections.abc import Callable

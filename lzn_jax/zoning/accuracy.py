@@ -1,4 +1,4 @@
-"""How far a solver's latents are from the exact ones."""
+"""Measures the error of a solver's latents."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class Accuracy(NamedTuple):
     Attributes:
       evaluations: evaluations of the posterior mean for each latent.
       error: |latents - exact latents| / |exact latents|, in the Frobenius norm.
-      order: log2 of the ratio of this error to that of twice as many evaluations.
+      order: log2 of the ratio of this error to the error at twice as many evaluations.
       astray: share of exact latents that the solver takes to another anchor than their own.
     """
 
@@ -38,9 +38,9 @@ def accuracy(
     noise_scale: float = 1.0,
     seed: int = 0,
 ) -> Accuracy:
-    """Errors of a solver beside a fine one; `dataclasses.replace` must set its `num_steps`.
+    """Errors of a solver against a finer one. `dataclasses.replace` must set its `num_steps`.
 
-    Without `anchors` there are 128 draws from N(0, I) in 32 dimensions. `noise_scale` is α.
+    The default `anchors` are 128 draws from N(0, I) in 32 dimensions. `noise_scale` is α.
     """
     rng = np.random.default_rng(seed)
     anchors = np.asarray(rng.standard_normal((128, 32)) if anchors is None else anchors, np.float64)

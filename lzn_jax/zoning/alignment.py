@@ -64,12 +64,12 @@ def log_assignments(
 ) -> Float[Array, "s m n"]:
     """Log soft assignment of each latent to every anchor before each step of the flow (§2.2.2).
 
-    The result (S, m, n) is -inf for a removed anchor, whose entries take no gradient.
+    The result (S, m, n) is -inf for a removed anchor, whose entries propagate no gradient.
     `compute_latents` explains the arguments, dtypes and errors.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
-    # Relative to the anchor at its end, a latent's logits are small numbers; relative to others,
-    # they are differences of large ones.
+    # Logits relative to the anchor at the latent's end are small numbers. Logits relative to
+    # another anchor are differences of large numbers.
     fixed = jax.lax.stop_gradient((latents, *mixture))
     nearest = classify(*fixed[:2], solver=solver, log_weights=fixed[2])
     mixture, points, _ = place_rows(mixture, Points(latents, own_M=nearest))
@@ -124,9 +124,9 @@ def align(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The alignment loss of n pairs in both directions, for 2 to 10,000 pairs (ours).
 
-    Row i of `left` and `right` are the anchors of pair i. Latents of each side, drawn at α =
-    `noise_scale`, are aligned with the zones of the other by `alignment_loss_at` without a
-    sharpness. The key is consumed. Returns means over both directions.
+    Row i of `left` and row i of `right` are the anchors of pair i. Latents of each side are drawn
+    at α = `noise_scale`. `alignment_loss_at` without a sharpness aligns them with the zones of the
+    other side. The key is consumed. Returns means over both directions.
     """
     pairs, solver = jnp.arange(len(left)), AdamsBashforth(10)
 
@@ -141,7 +141,7 @@ def align(
 
 
 def _dropped(cutoff: float, solver: Solver) -> int:
-    """Number of first steps that the cut-off drops; raises ValueError if it is out of range."""
+    """Number of first steps that the cut-off drops. Raises ValueError if out of range."""
     if not 0 <= cutoff < 1:
         raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
     return int(cutoff * solver.num_steps)
@@ -162,17 +162,17 @@ def alignment_loss(
     """Negative mean of P_i or log P_i, each latent's best assignment to its target (§2.2.2, B.1).
 
     P_i is the maximum over steps s >= int(cutoff S) of the soft assignment of latent i to its
-    target. The assignment at step 0 depends on the weights alone: if it is not dropped and is the
-    maximum, the latent has no gradient.
+    target. The assignment at step 0 depends only on the weights. A latent whose maximum is at step
+    0 receives no gradient.
 
     Args:
       latents, anchors, targets, solver, log_weights: as for `assignment_log_probs`.
       cutoff: share of the steps, in [0, 1), dropped at the start of the flow. 0.6 with
-        `AdamsBashforth` suits about ten zones; `Euler` with 0.2 suits up to thousands if anchors
-        are of the prior's scale, and `align` suits any number and scale.
+        `AdamsBashforth` suits about ten zones. 0.2 with `Euler` suits up to thousands of zones if
+        anchors match the prior's scale. `align` suits any number and scale.
       form: 'log' for -mean log P_i, 'prob' for -mean P_i.
-      is_present: (m,) False excludes a latent from all means, for example if it has no target. If
-        all are excluded, the loss is 0. None means True for all.
+      is_present: (m,) False excludes a latent from all means, for example without a target. If all
+        are excluded, the loss is 0. None means True for all.
 
     Returns:
       The loss, and a dict with `assignment_accuracy` (share of latents whose last recorded
@@ -200,7 +200,7 @@ def alignment_loss_at(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The alignment loss with assignments at one inverse temperature r = (1-t)/t (ours).
 
-    The assignment of a latent z, one Euler step from the prior, is a softmax over anchors with the
+    One Euler step from the prior, the assignment of a latent z is a softmax over anchors with the
     logits
 
         r z·(a_j - ā) - ½ r² |a_j - ā|² + log p_j,    ā = Σ_j p_j a_j.
@@ -208,8 +208,9 @@ def alignment_loss_at(
     `alignment_loss` explains results, errors and other arguments.
 
     Args:
-      sharpness: r > 0. Small r compare a latent with all zones, large r with the nearest. None is
-        r = sqrt(2 log n) / rms |a_j - ā|, without gradient, which suits any number of zones.
+      sharpness: r > 0. A small r compares a latent with all zones, a large r only with the nearest.
+        None means r = sqrt(2 log n) / rms |a_j - ā|, without gradient, which suits any number of
+        zones.
     """
     solver = OneStep(sharpness)
     return _loss(latents, anchors, targets, solver, _Objective(1, form), log_weights, is_present)
@@ -243,7 +244,7 @@ def _loss(
 def _mixture_and_points(
     latents: Array, anchors: Array, targets: Array, log_weights: Array | None
 ) -> tuple[Mixture, Points]:
-    """The mixture, and latents with their targets as centres.
+    """Mixture of the anchors, and latents whose centres are their targets.
 
     The logit of the target is then exact, however certain the assignment.
     """

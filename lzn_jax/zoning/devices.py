@@ -22,7 +22,7 @@ from lzn_jax.zoning.flow import (
 )
 from lzn_jax.zoning.solvers import Tables
 
-ROWS_AXIS = "data"  # axis that divides rows if the mesh has several Auto axes
+ROWS_AXIS = "data"  # axis that divides rows if the mesh contains several Auto axes
 BLOCK_LOGITS = 2**21  # points x anchors per block: fits a CPU's cache, fills an accelerator
 
 Tree = Any
@@ -31,13 +31,13 @@ RowFunction = Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 def rows_per_block(num_rows: int, num_anchors: int) -> int:
-    """Largest number of rows in a block; smaller if a device has few rows, to save memory there."""
+    """Largest number of rows in a block. It is smaller for few rows a device, to save memory."""
     most = max(1, BLOCK_LOGITS // num_anchors)
     return min(most, max(SMALL_SIDE, most * num_rows // num_anchors))
 
 
 def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
-    """`function` on blocks of at most `max_rows` rows, so that memory is bounded."""
+    """Applies `function` to blocks of at most `max_rows` rows, so that memory is bounded."""
 
     def blocked(shared: Tree, rows: Tree, linear: Tree, sums: Tree) -> tuple[Tree, Tree]:
         count = len(jax.tree.leaves(rows)[0])
@@ -65,7 +65,7 @@ def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
 
 
 def _pad(rows: Tree, linear: Tree, count: int) -> tuple[Tree, Tree]:
-    """Pads with copies of the last row; their `linear` is 0, so that they add nothing to sums."""
+    """Pads with copies of the last row. Their `linear` is 0, so they add nothing to sums."""
     if count == 0:
         return rows, linear
 
@@ -80,7 +80,7 @@ class _Placement(NamedTuple):
     axes: tuple[str, ...]  # axes of the mesh that divide the rows
 
     def place(self, tree: Tree, *axes: tuple[str, ...]) -> Tree:
-        """The arrays with their leading axis divided over `axes`, or whole without them."""
+        """Divides the leading axis of arrays over `axes`. Without axes, arrays stay whole."""
         sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
         is_explicit = bool(self.mesh.explicit_axes)
         move = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
@@ -88,10 +88,10 @@ class _Placement(NamedTuple):
 
 
 def place_rows(shared: Tree, rows: Tree, linear: Tree = ()) -> tuple[Tree, Tree, Tree]:
-    """Arguments of a row function, placed as `over_devices` requires; differentiable.
+    """Places arguments of a row function as `over_devices` requires. Differentiable.
 
-    `shared` is whole on each device. The others are divided by rows and padded to a multiple of the
-    devices: `rows` by copies of the last row, `linear` by zeros.
+    `shared` is whole on each device. The other arrays are divided by rows and padded to a multiple
+    of the devices, `rows` with copies of the last row and `linear` with zeros.
     """
     placement = _placement(shared, rows)
     if placement is None:
@@ -105,7 +105,7 @@ def place_rows(shared: Tree, rows: Tree, linear: Tree = ()) -> tuple[Tree, Tree,
 def over_devices(
     function: RowFunction, zero_sums: Callable[[Tree], Tree]
 ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]:
-    """`function` with initial sums `zero_sums(shared)`, evaluated by each device for its rows."""
+    """Each device evaluates `function` for its rows, with initial sums `zero_sums(shared)`."""
 
     def local(shared: Tree, rows: Tree, linear: Tree) -> tuple[Tree, Tree]:
         return function(shared, rows, linear, zero_sums(shared))
@@ -138,7 +138,7 @@ def over_devices(
 
 
 def _varying_alike(tree: Tree) -> Tree:
-    """In a caller's `shard_map`, makes all arrays vary over the same axes; else returns them as is.
+    """In a caller's `shard_map`, makes all arrays vary over the same axes.
 
     Loops can then combine them, and an array shared by devices gets the sum of their gradients.
     """
@@ -152,8 +152,8 @@ def _varying_alike(tree: Tree) -> Tree:
 def _placement(shared: Tree, rows: Tree) -> _Placement | None:
     """The mesh and the axes that divide the rows, or None if the rows are not divided.
 
-    The axes are those in the types of `rows` if axes are Explicit. If they are Auto, it is the only
-    one or ROWS_AXIS. Within a caller's `shard_map` the result is None.
+    Explicit axes are read from the types of `rows`. Of Auto axes, the only axis or ROWS_AXIS is
+    used. Within a caller's `shard_map` the result is None.
     """
     mesh = jax.sharding.get_abstract_mesh()
     shardings = [jax.typeof(a).sharding for a in jax.tree.leaves((rows, shared))]
@@ -178,7 +178,7 @@ def integrate(mixture: Mixture, points: Points, towards: Towards) -> Trajectory:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _trajectory(towards: Towards, mixture: Mixture, points: Points) -> Trajectory:
-    """The flow of all points; the backward pass recomputes all but a state per step and point."""
+    """Flow of all points. The backward pass recomputes all but a state per step and point."""
     return _trajectory_fwd(towards, mixture, points)[0]
 
 
@@ -219,8 +219,8 @@ def by_rows(
 ) -> tuple[Tree, Tree]:
     """Applies `function(view, table, points, record, linear, sums)` to all points in blocks.
 
-    The arrays must be placed by `place_rows`. The call has no derivative: a function that has one
-    defines it by another call.
+    The arrays must be placed by `place_rows`. The call is not differentiable: callers define
+    derivatives by a second call.
     """
 
     def on_a_device(mixture, rows, linear, sums):

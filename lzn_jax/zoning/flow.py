@@ -1,8 +1,9 @@
 """The flow of `plain.py` and its derivative for one block of points (paper §2.2.1, A.2).
 
-The result is that of `plain.py`. What follows keeps float32's digits and bounds memory:
+The result equals the result of `plain.py`. Three measures keep the digits of float32 and bound
+memory:
 
-1. Zone coordinates. A point x at noise level t, relative to a reference point c, its centre, has
+1. Zone coordinates. Relative to a reference point c, its centre, a point x at noise level t has
 
        u = (x - (1-t) c) / t,     r = (1-t)/t,     du/dr = ā - c,
        logit_j = r u·(a_j - c) - ½ r² |a_j - c|² + log p_j,     ā = Σ_j softmax(logit)_j a_j.
@@ -11,16 +12,16 @@ The result is that of `plain.py`. What follows keeps float32's digits and bounds
    ā - a_i = Σ_{j≠i} w_j (a_j - a_i), and u is constant while the assignment is certain. No large
    numbers are subtracted, whereas the form in x loses all of float32 to factors of 1/t² = 1e8.
    Without an own anchor, c is the origin.
-2. Differences. If an anchor nearly equals c, a matrix product has no correct digit of a_j - c.
-   Distances are therefore computed from differences, once per call, and so are the offsets of the
-   K anchors nearest to c, its *neighbours*, which stay out of the matrix products.
+2. Differences. If an anchor nearly equals c, a matrix product loses all digits of a_j - c.
+   Distances are therefore computed from differences, once per call, and so are the offsets of the K
+   anchors nearest to c, its *neighbours*, which stay out of the matrix products.
 3. A written-out derivative. `flow_vjp` needs only the states u_k and the log normalisers of the
    forward pass, not all that automatic differentiation would store. A step back is five matrix
    products.
 
 The file reads downwards: inputs and outputs, preparation, flow, derivative.
 
-Axis sizes in names: M points, N anchors, Q latent dimensions, S solver steps, K neighbours, D
+Names end in axis sizes: M points, N anchors, Q latent dimensions, S solver steps, K neighbours, D
 drifts that enter a state, and P, which is M, or 1 if all points share the steps.
 """
 
@@ -53,14 +54,14 @@ class Mixture(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """One additional anchor per point, which is its centre and does not act on other points."""
+    """One additional anchor per point: the point's centre, which does not act on other points."""
 
     centres_MxQ: jax.Array
     log_weights_M: jax.Array
 
 
 class Points(NamedTuple):
-    """Starts of the flow and the centres of zone coordinates; without centres, the origin."""
+    """Starts of the flow, and centres of zone coordinates. Without centres, the origin is used."""
 
     start_MxQ: jax.Array  # noise towards the prior, latents towards the anchors
     own_M: jax.Array | None = None  # index of the anchor that is the centre
@@ -72,13 +73,14 @@ class Table(NamedTuple):
 
     Attributes:
       r_SxP: coordinate r = (1-t)/t of each evaluation.
-      weights_SxDxP: factors of the newest drift, the one before it, ... in the next state; 0 in the
+      weights_SxDxP: factors of the newest drift and of older drifts in the next state. 0 in the
         last row, which no evaluation follows.
       end_weights_SxP: factor of each drift in the end point.
       prior_weight_P: factor of the drift at the prior (r = 0) in the end point, or None if unused.
-      start_weight: factor of the start in the first state; 1 - it is the factor of the centre.
-      t_end: noise level of the end point. Both are Python's numbers: 1 - 0.999 has 5 digits in
-        float32.
+      start_weight: factor of the start in the first state. 1 - start_weight is the factor of the
+        centre.
+      t_end: noise level of the end point. Like start_weight, it is a Python number, because 1 -
+        0.999 keeps only 5 digits in float32.
     """
 
     r_SxP: jax.Array
@@ -102,20 +104,20 @@ class Record(NamedTuple):
 
     u_MxSxQ: jax.Array  # states
     log_total_MxS: jax.Array  # log normalisers
-    others_MxS: jax.Array  # probability of all anchors except the own one and the neighbours
+    others_MxS: jax.Array  # probability of all anchors except the own anchor and the neighbours
 
 
 # Preparation
 
 
 def centred(mixture: Mixture) -> tuple[Mixture, jax.Array]:
-    """The mixture relative to an origin (Q,) among its anchors, without rounding, and the origin.
+    """The mixture relative to an origin (Q,) without rounding, and the origin.
 
     Removed anchors, which may be NaN, become copies of the anchor with the largest weight.
 
-    The difference of two numbers is exact if one is half to twice the other (Sterbenz). The origin
-    is therefore the middle of the anchors in dimensions where all are within a quarter of it, and 0
-    in the others, where anchors are not large compared to their differences.
+    The difference of two numbers is exact if one is half to twice the other (Sterbenz). In
+    dimensions where all anchors are within a quarter of their middle, the origin is the middle. In
+    the other dimensions it is 0, since anchors are not large compared to their differences there.
     """
     anchors_NxQ, log_weights_N = mixture
     likeliest_Q = anchors_NxQ[jnp.argmax(log_weights_N)]
@@ -128,7 +130,7 @@ def centred(mixture: Mixture) -> tuple[Mixture, jax.Array]:
 
 
 class View(NamedTuple):
-    """A mixture relative to the centres of a block of points; constant along the flow."""
+    """A mixture relative to the centres of a block of points, constant along the flow."""
 
     centres_MxQ: jax.Array
     shifted_centres_MxQ: jax.Array  # relative to the origin
@@ -147,8 +149,8 @@ class View(NamedTuple):
 def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
     """View of a mixture that is `centred` at the origin.
 
-    Distances are computed from differences because |a|² + |c|² - 2 a·c has no correct digit for
-    nearly equal anchors.
+    Distances are computed from differences, because |a|² + |c|² - 2 a·c loses all digits for nearly
+    equal anchors.
     """
     shifted_centres_MxQ, own_log_weight_M, log_joined_M = _centres(mixture, origin_Q, points)
     squared_MxN = squared_distances(shifted_centres_MxQ, mixture.anchors_NxQ)
@@ -196,8 +198,8 @@ def _centres(
 def squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
     """|a_i - b_j|² (M, N) from the differences, vectorised along j.
 
-    Each 16 dimensions are summed in pairs: a running sum over all dimensions would lose a digit,
-    and r² times as much of a logit.
+    Blocks of 16 dimensions are summed in pairs. A running sum over all dimensions would lose a
+    digit, and logits would lose r² times as much.
     """
     chunk = 16
     padding = [(0, -a_MxQ.shape[1] % chunk), (0, 0)]
@@ -218,7 +220,7 @@ def squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
 
 
 def flow(view: View, table: Table, points: Points) -> tuple[Trajectory, Record]:
-    """Integrates the flow by the steps of a solver's table, which has the points' dtype."""
+    """Integrates the flow by the steps of a solver's table, in the points' dtype."""
     own_log_weight_M = view.own_log_weight_M
     zeros_M, zeros_MxQ = jnp.zeros_like(own_log_weight_M), jnp.zeros_like(points.start_MxQ)
     unmoved = (zeros_MxQ, own_log_weight_M, zeros_M, zeros_M - jnp.inf)
@@ -267,7 +269,7 @@ def _is_certain(view: View, u_MxQ: jax.Array, r: jax.Array) -> jax.Array:
 
 
 def _logits(view: View, u_MxQ: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits of anchors, -inf for own, neighbour and removed ones, and logits of neighbours."""
+    """Logits of anchors (-inf for own, neighbouring and removed anchors) and of neighbours."""
     inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T)
     inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centres_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.neighbour_offsets_MxKxQ)
@@ -278,7 +280,7 @@ def _logits(view: View, u_MxQ: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _pairwise_sum(x_MxQ: jax.Array) -> jax.Array:
-    """Sums of rows; rounding errors in them shift the logits of all anchors but the own one."""
+    """Sums of rows. Their rounding errors shift the logits of all anchors but the own anchor."""
     while x_MxQ.shape[1] > 1:
         x_MxQ = jnp.pad(x_MxQ, [(0, 0), (0, x_MxQ.shape[1] % 2)])
         half = x_MxQ.shape[1] // 2
@@ -318,7 +320,7 @@ def all_log_assignments(
     """Log soft assignments (M, N) at states whose centres are the anchors `own_M`."""
     logits_MxN, logits_MxK = _logits(view, u_MxQ, r)
     rows_M = jnp.arange(len(own_M))
-    # With fewer than K other anchors, some neighbours are repetitions at an infinite distance.
+    # With fewer than K other anchors, some neighbours are copies at an infinite distance.
     logits_MxN = logits_MxN.at[rows_M[:, None], view.neighbours_MxK].max(logits_MxK)
     logits_MxN = logits_MxN.at[rows_M, own_M].set(view.own_log_weight_M)
     return logits_MxN - log_total_M[:, None]
@@ -346,7 +348,7 @@ class _Sums(NamedTuple):
 
 
 def weights_by_drift(weights_SxDxP: jax.Array) -> list[jax.Array]:
-    """Factors (S, P) of each drift in the next state, the one after it, ...: D arrays."""
+    """D arrays (S, P): factors of each drift in the next state, the state after it, and so on."""
     ages = range(weights_SxDxP.shape[1])
     return [jnp.pad(weights_SxDxP[age:, age], [(0, age), (0, 0)]) for age in ages]
 
@@ -367,7 +369,7 @@ def flow_vjp(
     weights_SxDxP = jnp.stack(weights_by_drift(table.weights_SxDxP), axis=1)
 
     def step(state, row):
-        d_u, d_later, sums = state  # of the state after this step; of the states after that
+        d_u, d_later, sums = state  # of the state after this step, and of later states
         r, weights, end_weight, (u, log_total, others), d_log_p = row
         d_states = (d_u, *d_later)
         d_drift = _combine(weights, d_states) + end_weight[:, None] * d_end_MxQ
@@ -400,7 +402,7 @@ def flow_vjp(
         sums = _add_prior_drift(view, table.prior_weight_P[:, None] * d_end_MxQ, sums)
     d_start_MxQ += table.t_end * d_end_MxQ
 
-    # A view is a function of points and mixture, to which its cotangents are passed on.
+    # A view is a function of points and mixture, so its cotangents are passed on to them.
     d_centres_MxQ = (
         sums.centres_MxQ
         - jnp.sum(sums.neighbour_offsets_MxKxQ, axis=1)
@@ -435,7 +437,7 @@ def _by_anchor(
     rows_M = jnp.arange(len(d_log_p))
     d_log_MxK = d_log_p[rows_M[:, None], view.neighbours_MxK]
     d_log_MxN, d_log_MxK = (
-        jnp.where(jnp.isinf(squared), 0, d_log)  # not there, or elsewhere
+        jnp.where(jnp.isinf(squared), 0, d_log)  # absent, or in another row
         for squared, d_log in (
             (view.squared_MxN, d_log_p),
             (view.neighbour_squared_MxK, d_log_MxK),
@@ -454,7 +456,7 @@ def _evaluate_vjp(
     d_log: tuple[jax.Array, jax.Array, jax.Array],
     sums: _Sums,
 ) -> tuple[jax.Array, _Sums]:
-    """Cotangent of u from those of drift and log probabilities, and `sums` plus all others.
+    """Cotangent of u from the cotangents of drift and log probabilities, and `sums` plus the rest.
 
     With h_j = d_drift·(a_j - c), its mean h and the sum d of all d_log_j, each anchor except the
     centre has d_logit_j = w_j (h_j - h - d) + d_log_j, and
@@ -477,8 +479,8 @@ def _evaluate_vjp(
     d_logit_MxN = w_MxN * (h_MxN - h_M[:, None]) + d_log_MxN
     d_logit_MxK = w_MxK * (h_MxK - h_M[:, None]) + d_log_MxK
 
-    # The cotangent of the offset a_j - c is d_logit_j r (u + r c - r a_j) + w_j d_drift; the terms
-    # in u + r c are summed by matrix products, those in a_j by `shrinkage_N`.
+    # The cotangent of the offset a_j - c is d_logit_j r (u + r c - r a_j) + w_j d_drift. Matrix
+    # products sum the terms in u + r c, and `shrinkage_N` sums the terms in a_j.
     d_logit_sum_M = h_N_M - others_M * h_M + d_log_N_M
     d_logit_sum_N = jnp.sum(d_logit_MxN, axis=0)
     shrinkage_N = r**2 * d_logit_sum_N if len(r) == 1 else _dot("m,mn->n", r**2, d_logit_MxN)
@@ -508,7 +510,7 @@ def _evaluate_vjp(
 def _add_product(sum_QxN: jax.Array, a_MxQ: jax.Array, b_MxN: jax.Array) -> jax.Array:
     """`sum_QxN + a_MxQ.T @ b_MxN`, in place, in parts of M dimensions.
 
-    The product therefore needs no more memory than `b_MxN`, however few rows a block has.
+    The product therefore needs no more memory than `b_MxN`, however small the block.
     """
     num_dims = a_MxQ.shape[1]
     size = min(num_dims, max(SMALL_SIDE, len(a_MxQ)))

@@ -54,7 +54,7 @@ def _check_range(name: str, indices: Tree, anchors: Tree) -> None:
 
 
 def mixture_and_points(log_weights: jax.Array | None, **arrays: jax.Array) -> list[Tree]:
-    """The mixture of the first array, anchors (n, q), and the other arrays, points (m, q).
+    """Mixture of the first array, anchors (n, q), and the other arrays, points (m, q).
 
     All are float64 if one input is, else float32. Without log weights (n,) the mixture is uniform.
     Raises ValueError if shapes do not fit.
@@ -107,9 +107,9 @@ def compute_latents(
     Args:
       anchors: (n, q), all anchors of the mixture.
       noise: (m, q), N(0, I) times the noise scale α: 1 samples the whole zone, 0 gives its centre.
-      own: (m,) index of the anchor whose zone each latent is in, from the end if negative; None
+      own: (m,) index of the anchor whose zone contains the latent, from the end if negative. None
         means arange(n), m = n.
-      solver: `AdamsBashforth`, which converges, or one of the paper's, `Euler` and `DPMSolver`.
+      solver: `AdamsBashforth`, which converges, or a solver of the paper, `Euler` or `DPMSolver`.
       log_weights: (n,) unnormalised log mixture weights; -inf removes an anchor, which must not be
         a latent's own. None means uniform.
 
@@ -140,10 +140,10 @@ def latents_in_context(
     log_weights: Float[Array, " n"] | None = None,
     query_log_weights: Float[Array, " m"] | None = None,
 ) -> Float[Array, "m q"]:
-    """Latents (m, q) of single samples among fixed context anchors; row i depends only on row i.
+    """Latents (m, q) of single samples among fixed context anchors. Rows are independent.
 
-    The mixture of a query consists of the context anchors and the query's own anchor. Dtypes and
-    errors are those of `compute_latents`.
+    The mixture of a query consists of the context anchors and the query's own anchor.
+    `compute_latents` explains dtypes and errors.
 
     Args:
       queries: (m, q) anchors of the samples.
@@ -175,7 +175,7 @@ def decode(
 ) -> Float[Array, "m q"]:
     """Ends (m, q) of the flow from latents (m, q), close to the anchors of their zones (§2.2.1).
 
-    The other arguments, dtypes and errors are those of `compute_latents`.
+    `compute_latents` explains the other arguments, dtypes and errors.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     return integrate(mixture, Points(latents), solver.towards_anchors).end_MxQ
@@ -191,7 +191,7 @@ def classify(
 ) -> Int[Array, " m"]:
     """Index (m,), int32, of the anchor nearest to the end of each latent's flow (paper §5, E.2).
 
-    Arguments are those of `decode`. A removed anchor is never returned.
+    The arguments are the arguments of `decode`. A removed anchor is never returned.
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
     mixture, _ = mixture_and_points(log_weights, anchors=anchors, points=points)
@@ -201,7 +201,7 @@ def classify(
 
 
 def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Tree) -> tuple[Array, Tree]:
-    """Row function: index of the nearest anchor that is not removed."""
+    """Index of the nearest anchor that is not removed, as a row function."""
     del linear
     distances = jnp.sum((points[:, None] - mixture.anchors_NxQ) ** 2, axis=-1)
     distances = jnp.where(jnp.isneginf(mixture.log_weights_N), jnp.inf, distances)
@@ -224,8 +224,8 @@ class Distinct(NamedTuple):
 def distinct(samples: Int[Array, "b ..."], is_present: Bool[Array, " b"] | None = None) -> Distinct:
     """Groups of equal samples in a batch, b > 0, such as labels (b,) or tokens (b, l).
 
-    Rows that are not present have no weight, and their `first` is a row that is present. If no row
-    is present, row 0 counts as present, so that one anchor remains.
+    Missing rows carry no weight, and their `first` is a present row. If all rows are missing, row 0
+    counts as present, so that one anchor remains.
     """
     count = len(samples)
     if is_present is None:

@@ -13,9 +13,9 @@ and the flow is dx/dt = (x - ā) / t (§2.2.1, A.2). Integrated from a point nea
 it gives a latent in the zone of that anchor. Integrated from a latent to t = 0, it ends at the
 anchor whose zone contains the latent.
 
-`lzn_jax.zoning` has these functions with a `solver` in place of S steps. The form here has two
-weaknesses: in float32, factors of 1/t² = 1e8 leave no correct digit in some gradients, and each
-step forms m n q differences. `lzn_jax/zoning/flow.py` explains how the package avoids both.
+`lzn_jax.zoning` provides these functions with a `solver` in place of S steps. The form here has two
+weaknesses. In float32, factors of 1/t² = 1e8 leave no correct digit in some gradients. Each step
+computes m n q differences. `lzn_jax/zoning/flow.py` explains how the package avoids both.
 """
 
 import jax
@@ -43,7 +43,7 @@ def log_posterior(
 def follow(
     x: Latents, levels: Float[Array, " k"], anchors: Anchors, log_p: LogWeights
 ) -> tuple[Latents, Float[Array, "k-1 m n"]]:
-    """End of the flow from x through k noise levels, and log w before each step.
+    """Follows the flow from x through k noise levels. Also returns log w before each step.
 
     Euler's step from t to t' is  x + (t' - t) (x - ā) / t = t'/t x + (1 - t'/t) ā.
     """

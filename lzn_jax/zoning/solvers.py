@@ -1,9 +1,9 @@
 """Solvers: the steps of the flow as tables.
 
-A `Table` says at which r = (1-t)/t a solver evaluates the drift, and how drifts add up to the next
-state and to the end. For example, Euler's method in two steps takes the latent 1 to the anchors -2
-and 2 of equal weight. Its noise levels t are 1, 1/2 and 0. Without an own anchor, states are
-u = x/t, the drift is the posterior mean ā, and the table is
+A `Table` lists the r = (1-t)/t at which a solver evaluates the drift, and how drifts add up to the
+next state and to the end. For example, Euler's method in two steps takes the latent 1 to the
+anchors -2 and 2 of equal weight. Its noise levels t are 1, 1/2 and 0. Without an own anchor, states
+are u = x/t, the drift is the posterior mean ā, and the table is
 
     r_SxP = [0, 1]              evaluations ā₀ and ā₁, at t = 1 and t = 1/2
     weights_SxDxP = [1, 0]      u₁ = u₀ + 1 ā₀; no state follows u₁
@@ -12,18 +12,18 @@ u = x/t, the drift is the posterior mean ā, and the table is
 At r = 0 both anchors have the weight 1/2, so ā₀ = 0 and u₁ = u₀ = 1. At r = 1 the logits
 r u a - ½ r² a² are ±2 - 2, so the end ā₁ = 2 tanh 2 = 1.93 is close to the anchor 2.
 
-The flow depends on r and the anchors only through the products r a. A grid uniform in t therefore
-has too few steps for distant anchors and too many for close ones. `AdamsBashforth` converges at any
-scale: the grid of each point is computed from its anchor, its noise and the other anchors. It has
-no gradient.
+The flow depends on r and the anchors only through the products r a. A grid uniform in t is
+therefore too coarse for distant anchors and too fine for close anchors. `AdamsBashforth` converges
+at any scale: it computes the grid of each point from the point's anchor, its noise and the other
+anchors, without gradient.
 
-Towards the prior, integration starts at the largest r at which other anchors can have a total
-weight of e^-6. From there the grid
+Towards the prior, integration starts at the largest r at which the total weight of other anchors
+can be e^-6. From there the grid
 
     r_k = r_0 sinh((1 - k/S) asinh(r_start / r_0)),     r_0 = 3 / rms distance of the anchors,
 
 is geometric where single anchors dominate and uniform where all contribute. The method is linear
-multistep in r. Drifts before the start are 0; the drift at r = 0 needs no evaluation.
+multistep in r. Drifts before the start are 0. The drift at r = 0 needs no evaluation.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ Tables = Callable[[View, Points], Table]  # the table of a block of points
 
 @runtime_checkable
 class Solver(Protocol):
-    """Interface of solvers: frozen, hashable settings that make tables for a mixture."""
+    """Protocol of solvers: frozen, hashable settings that compute tables for a mixture."""
 
     @property
     def num_steps(self) -> int:
@@ -68,9 +68,9 @@ class Solver(Protocol):
 
 
 class OnGrid:
-    """Base of solvers with noise levels that are the same for all points.
+    """Base class of solvers whose noise levels are the same for all points.
 
-    Euler's method, unless a subclass defines other `factors`.
+    It is Euler's method unless a subclass defines other `factors`.
     """
 
     num_steps: int
@@ -80,7 +80,7 @@ class OnGrid:
         raise NotImplementedError
 
     def factors(self, levels: np.ndarray) -> np.ndarray:
-        """Factors (S, D) of the newest mean ā, the one before it, ... in the state after each step.
+        """Factors (S, D) of the newest mean ā and the means before it in the state after each step.
 
         A step from t to t' ends at t'/t x + Σ_l factors[k, l] ā_{k-l}.
         """
@@ -96,7 +96,7 @@ class OnGrid:
 
     def _tables(self, levels: np.ndarray, mixture: Mixture) -> Tables:
         t_end, after = float(levels[-1]), levels[1:-1]
-        states = self.factors(levels)  # of the state t u, which is finite also where u is not
+        states = self.factors(levels)  # of the state t u, which is finite even if u is not
         weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
         ends = np.append(t_end / after, 1.0)[:, None] * states
         by_age = (np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T))
@@ -114,8 +114,8 @@ class Euler(OnGrid):
     """Euler's method with steps uniform in t, one evaluation per step (paper §4).
 
     A step is exact if ā is constant. Towards the prior, t runs from t_min to 1. Towards the anchors
-    it runs from 1 to 0: the last evaluation is at t = 1/num_steps, and the end point is the
-    posterior mean ā there.
+    it runs from 1 to 0. The last evaluation is at t = 1/num_steps, where the posterior mean ā is
+    the end point.
     """
 
     num_steps: int
@@ -137,11 +137,11 @@ class Euler(OnGrid):
 class DPMSolver(OnGrid):
     """Multistep DPM-Solver++ with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
 
-    One evaluation per step. Orders 1 and 2 converge as named. Order 3 uses the formula of the
-    paper's code, which halves the third-order term: its error is smaller than that of order 2 but
-    converges with order 2. The first steps have lower order; with fewer than 10 steps, so do the
-    last ones. Both directions stay within [t_min, t_max]: a latent is the state at t_max, a decoded
-    point the state at t_min.
+    Each step needs one evaluation. Orders 1 and 2 converge as named. Order 3 uses the formula of
+    the paper's code, which halves the third-order term. Its error is smaller than with order 2 but
+    also converges with order 2. The first steps use a lower order, as do the last steps if there
+    are fewer than 10. Both directions stay within [t_min, t_max]. A latent is the state at t_max,
+    and a decoded point is the state at t_min.
     """
 
     num_steps: int
@@ -168,7 +168,7 @@ class DPMSolver(OnGrid):
         return np.linspace(*ends, self.num_steps + 1)
 
     def factors(self, levels: np.ndarray) -> np.ndarray:
-        """Factors (S, order): Euler's, with the corrections of each step's order."""
+        """Factors (S, order) of Euler's method with the corrections of each step's order."""
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
@@ -198,8 +198,8 @@ def _higher_order(levels: np.ndarray, order: int) -> np.ndarray:
 
 
 _BEND = 3.0  # r_0 times the rms distance: the grid changes from uniform to geometric
-_LOG_WEIGHT = 6.0  # other anchors have a total weight of at most e^-6 at the start
-_EQUAL = 3e-6  # anchors of equal samples are at most this far apart, over the rms distance
+_LOG_WEIGHT = 6.0  # the total weight of other anchors is at most e^-6 at the start
+_EQUAL = 3e-6  # largest distance of anchors of equal samples, over the rms distance
 _SAMPLED = 256  # anchors whose nearest neighbours determine the last r towards the anchors
 _ORDER_TOWARDS_ANCHORS = 2
 
@@ -208,10 +208,9 @@ _ORDER_TOWARDS_ANCHORS = 2
 class AdamsBashforth:
     """Adams-Bashforth in r with variable steps, one evaluation per step (ours).
 
-    With 20 evaluations, latents are within 0.05 % of the exact ones for anchors of any scale, and
-    within 0.4 % for clusters. Towards the anchors the order is at most 2: then the fewest latents
-    end at another anchor than their own. The end point is the posterior mean at the last
-    evaluation.
+    With 20 evaluations, the error of latents is at most 0.05 % for anchors of any scale, and at
+    most 0.4 % for clusters. Towards the anchors the order is at most 2, since this takes the fewest
+    latents to a wrong anchor. The end point is the posterior mean at the last evaluation.
     """
 
     num_steps: int
@@ -224,7 +223,7 @@ class AdamsBashforth:
             raise ValueError(f"AdamsBashforth has order 1, 2 or 3, got {self.order}")
 
     def towards_prior(self, mixture: Mixture) -> Tables:
-        """Tables with a grid for each point; drifts before the start are 0."""
+        """Tables with a grid for each point. Drifts before the start are 0."""
         steps, before = self.num_steps, self.order - 1  # nodes before the start
 
         def table(view: View, points: Points) -> Table:
@@ -260,9 +259,9 @@ class AdamsBashforth:
 class OneStep:
     """Euler's step from the prior, r = 0, to a sharpness r, with an evaluation at each (ours).
 
-    Without a sharpness, r is sqrt(2 log n) over the rms distance of n anchors from their mean. The
-    logits of Gaussian anchors and latents then have the standard deviation sqrt(2 log n), at which
-    a softmax over n of them begins to concentrate on one (the random energy model).
+    Without a sharpness, r is sqrt(2 log n) over the rms distance of n anchors from their mean. For
+    Gaussian anchors and latents, the standard deviation of logits is then sqrt(2 log n). There a
+    softmax over n logits begins to concentrate on one (the random energy model).
     """
 
     sharpness: float | None = None
@@ -285,7 +284,7 @@ class OneStep:
 
 
 def _condensation(mixture: Mixture) -> jax.Array:
-    """The sharpness of `OneStep` without one; 1 if no two anchors differ."""
+    """Default sharpness of `OneStep`. It is 1 if all anchors are equal."""
     variance = _variance(mixture)
     return jnp.where(variance > 0, _largest_normal(mixture) / jnp.sqrt(variance), 1)
 
@@ -341,11 +340,11 @@ def _table(
 
 
 def _point_grid(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
-    """`bend` and `last` of each point's grid; `last` is the r at which integration starts.
+    """`bend` and `last` of each point's grid. `last` is the r at which integration starts.
 
-    An anchor at distance d, whose offset has the inner product g d with the noise, has the logit
-    r d g - r² d² / 2 relative to an own anchor of equal weight. The start is the largest r at which
-    the posterior of one of n anchors is e^-6 / n times that of the own anchor.
+    Let g d be the inner product of an anchor's offset with the noise, at distance d. The anchor's
+    logit relative to an own anchor of equal weight is r d g - r² d² / 2. The start is the largest r
+    at which the posterior of one of n anchors is e^-6 / n times the posterior of the own anchor.
     """
     noise_MxQ = points.start_MxQ
     inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T)
@@ -379,10 +378,10 @@ def _point_grid(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
 
 
 def _shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
-    """`bend` and `last` of the grid shared by all points; ignores removed anchors.
+    """`bend` and `last` of the grid shared by all points. Removed anchors are ignored.
 
-    At the last r, nearest neighbours at the median distance of a sample are separated. Those that
-    are much closer are not, and need not be.
+    The last r separates nearest neighbours at the median distance of a sample. Much closer
+    neighbours need not be separated.
     """
     anchors_NxQ, log_weights_N = mixture
     is_kept_N = log_weights_N > -jnp.inf
