@@ -325,6 +325,7 @@ def training_batches(config: ConfigDict, space: LatentSpace, train: Examples) ->
         config.seed,
         space.transform,
         workers=config.data.get("workers"),
+        cores=devices.own_cores(),
         rows=devices.own_rows(size),
         columns=space.columns(train),
         row_transforms=space.row_transforms,
@@ -427,7 +428,7 @@ def _loop(
         trace.callback(faulthandler.cancel_dump_traceback_later)  # if a step raises
         rates = functools.partial(learning_rates, config.training, list(run.space.modules))
         common = metric_log, bar, goodput, step, config.training
-        metrics = log.LateMetrics(*common, rates, peak_steps)
+        metrics = log.LateMetrics(*common, rates, peak_steps, run.batches.workers)
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
@@ -458,6 +459,7 @@ def _loop(
                 batch = devices.put_rows(next(run.batches), run.mesh)
             with goodput("step"):
                 faulthandler.dump_traceback_later(STALLED_AFTER, file=stderr)
+                metrics.start(step)
                 state, new_metrics = update(state, batch)
                 step += 1
                 metrics.put(step, new_metrics)

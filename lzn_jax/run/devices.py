@@ -5,6 +5,9 @@ fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where 
 """
 
 import math
+import os
+import platform
+import zlib
 from typing import Any
 
 import jax
@@ -155,6 +158,17 @@ def fetch(tree: Any) -> Any:
         ),
         tree,
     )
+
+
+def own_cores() -> int:
+    """Cores of the CPU for this process: its share of the cores that processes of this host use.
+
+    Every process must call this.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    own = np.uint32(zlib.crc32(f"{platform.node()} {cores}".encode()))
+    sharing = np.sum(multihost_utils.process_allgather(own) == own)
+    return max(1, len(cores) // int(sharing))
 
 
 def bytes_on_a_device(tree: Any) -> int:
