@@ -207,10 +207,6 @@ class Goodput:
             self._charge()
             self._open.pop()
 
-    def now(self) -> float:
-        """Seconds of the clock."""
-        return self._clock()
-
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds of this start by bucket, including those still open; `other` is the rest."""
@@ -283,7 +279,7 @@ class LateMetrics:
             self._checked = (step, self._goodput.seconds)
         if step == self._checked[0] + CHECKED_EVERY and not self._is_starved:
             self.flush()
-            self._alone_since = self._goodput.now()
+            self._alone_since = self._goodput.seconds["step"]
 
     def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Stores the metrics of update number `step`, which may still be running."""
@@ -291,7 +287,7 @@ class LateMetrics:
         self._pending = (step, metrics)
         if not math.isnan(self._alone_since):
             self.flush()
-            self._check_supply(step - 1, self._goodput.now() - self._alone_since)
+            self._check_supply(step - 1, self._goodput.seconds["step"] - self._alone_since)
 
     def _check_supply(self, step: int, alone: float) -> None:
         """Warns if updates waited for data; `alone` is the time of one that did not."""
