@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import io
 import logging
 import math
@@ -224,6 +225,12 @@ _MAX_TRIED = 100
 _Result = TypeVar("_Result")
 
 
+@functools.cache
+def decoding_threads() -> ThreadPoolExecutor:
+    """A thread for each core that this process may use; decoding and resizing release the GIL."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+
 class Rows:
     """Base of sources of `EncodedImages`: numbers or names of their images, one in each row."""
 
@@ -323,10 +330,9 @@ class EncodedImages:
     ) -> tuple[UInt8[np.ndarray, "k h w c"], Int[np.ndarray, " k"]]:
         """Reads the images at these rows, or the next readable ones; also returns their rows."""
         images, used = np.empty((len(rows), *self.shape[1:]), np.uint8), np.array(rows)
-        with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the GIL
-            loaded = threads.map(lambda row: self.load(row, self.decode), rows.tolist())
-            for place, (image, row) in enumerate(loaded):
-                images[place], used[place] = image, row
+        loaded = decoding_threads().map(lambda row: self.load(row, self.decode), rows.tolist())
+        for place, (image, row) in enumerate(loaded):
+            images[place], used[place] = image, row
         return images, used
 
     def check(
@@ -338,11 +344,10 @@ class EncodedImages:
         """
         rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist()
         failed: dict[int, UserError] = {}
-        with (
-            progress(len(rows), "checking images", unit="image", brief=True) as bar,
-            ThreadPoolExecutor(os.cpu_count()) as threads,
-        ):
-            tried = threads.map(lambda row: None if is_over() else self.attempt(row, use), rows)
+        with progress(len(rows), "checking images", unit="image", brief=True) as bar:
+            tried = decoding_threads().map(
+                lambda row: None if is_over() else self.attempt(row, use), rows
+            )
             for row, error in zip(rows, tried, strict=True):
                 failed |= {row: error} if error else {}
                 bar.update()

@@ -1,10 +1,8 @@
 """--mode=check_data: reads a whole data set and reports its contents and faults."""
 
 import logging
-import os
 import time
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,13 @@ from ml_collections import ConfigDict
 from lzn_jax import parts, plots
 from lzn_jax.data import Examples, class_names, load_pairs_alone
 from lzn_jax.data.batches import MIN_FOR_WORKERS, TrainingBatches
-from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, UnreadableImageError, evenly_spaced
+from lzn_jax.data.pixels import (
+    MAX_NAMED,
+    EncodedImages,
+    UnreadableImageError,
+    decoding_threads,
+    evenly_spaced,
+)
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.progress import progress
@@ -85,10 +89,8 @@ def _unreadable(examples: Examples, split: str) -> list[int]:
     images, reasons = examples.images, dict[int, str]()
     if not isinstance(images, EncodedImages):
         return []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        progress(len(images), f"checking {split}", unit="image") as bar,
-    ):
+    threads = decoding_threads()
+    with progress(len(images), f"checking {split}", unit="image") as bar:
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
             rows = range(start, min(start + _IMAGES_AT_A_TIME, len(images)))
             for row, image in zip(rows, threads.map(images.attempt, rows), strict=True):
