@@ -66,6 +66,7 @@ setup(
         "threadpoolctl>=3.1",
         "scipy>=1.13",
         "pillow>=11.0",
+        "cykooz-resizer>=4.0; platform_machine != 'aarch64'",  # without it Pillow resizes
         "matplotlib>=3.9",
         "tqdm>=4.66",
     ],

@@ -327,6 +327,7 @@ def training_batches(config: ConfigDict, space: LatentSpace, train: Examples) ->
         config.seed,
         space.transform,
         workers=config.data.get("workers"),
+        cores=devices.own_cores(),
         rows=devices.own_rows(size),
         columns=space.columns(train),
         row_transforms=space.row_transforms,
@@ -429,7 +430,8 @@ def _loop(
         trace.callback(faulthandler.cancel_dump_traceback_later)  # if a step raises
         rates = functools.partial(learning_rates, config.training, list(run.space.modules))
         sizes = config.training.batch_size, config.training.log_every_steps
-        metrics = log.LateMetrics(metric_log, bar, goodput, step, *sizes, rates, peak_steps)
+        numbers = *sizes, rates, peak_steps, run.batches.workers
+        metrics = log.LateMetrics(metric_log, bar, goodput, step, *numbers)
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
@@ -460,6 +462,7 @@ def _loop(
                 batch = devices.put_rows(next(run.batches), run.mesh)
             with goodput("step"):
                 faulthandler.dump_traceback_later(STALLED_AFTER, file=stderr)
+                metrics.start(step)
                 state, new_metrics = update(state, batch)
                 step += 1
                 metrics.put(step, new_metrics)

@@ -28,7 +28,6 @@ Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.
 # Maps the columns of an example to columns to add or replace.
 RowTransform = Callable[[Mapping[str, np.ndarray], np.random.Generator], Mapping[str, np.ndarray]]
 
-MAX_WORKERS = 16
 # Fewer images are decoded within seconds, while a worker still starts.
 MIN_FOR_WORKERS = 1000
 _MAX_CHUNK = 64  # examples that a worker process transfers at a time
@@ -45,9 +44,9 @@ class TrainingBatches:
     in the stream. Batch k is therefore the same after any start and for any number of workers. With
     `rows`, this process reads only those rows of each batch.
 
-    `workers` processes decode images, and None means one per core. A thread prepares images in
-    memory and small data sets. Threads would not scale beyond about six cores, since decoding a
-    photograph blocks the GIL for a sixth of the time.
+    `workers` processes decode images. With None these are all `cores` but two, and none for images
+    in memory and small data sets, which a thread prepares. Threads would not scale beyond about six
+    cores, since decoding a photograph blocks the GIL for a sixth of the time.
 
     `next` raises UserError for an unreadable image, unless `data.skip_unreadable` replaces its
     example by the next one (see EncodedImages).
@@ -61,6 +60,7 @@ class TrainingBatches:
         transform: Transform | None,
         *,
         workers: int | None = None,
+        cores: int | None = None,
         rows: slice | None = None,
         columns: Mapping[str, np.ndarray] | None = None,
         row_transforms: Sequence[RowTransform] = (),
@@ -69,7 +69,7 @@ class TrainingBatches:
         load = functools.partial(_example, examples, transform, columns or {}, row_transforms)
         own = range(batch_size)[rows or slice(None)]
         self._rows = _Rows(positions.random_map(load), own, batch_size)
-        self.workers = _default_workers(examples) if workers is None else workers
+        self.workers = _default_workers(examples, cores) if workers is None else workers
         self._open: list[Any] = []  # the iterator, empty once closed
         weakref.finalize(self, _close, self._open)
         self.seek(0)
@@ -173,11 +173,12 @@ def _whole_image(
     return {"images": image[:, ::-1] if flip and rng.random() < 0.5 else image}
 
 
-def _default_workers(examples: Examples) -> int:
+def _default_workers(examples: Examples, cores: int | None) -> int:
     is_small = len(examples.labels) < MIN_FOR_WORKERS
     if is_small or not isinstance(examples.images, EncodedImages):
         return 0
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    cores = cores or len(os.sched_getaffinity(0))
+    return max(cores - 2, min(cores, 2))  # two cores remain for the trainer and its transfers
 
 
 def _join(chunks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

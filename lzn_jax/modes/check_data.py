@@ -1,9 +1,8 @@
 """--mode=check_data: reads a whole data set and reports its contents and faults."""
 
 import logging
-import os
+import time
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,21 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts, plots
 from lzn_jax.data import Examples, class_names, load_pairs_alone
-from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, UnreadableImageError, evenly_spaced
+from lzn_jax.data.batches import MIN_FOR_WORKERS, TrainingBatches
+from lzn_jax.data.pixels import (
+    MAX_NAMED,
+    EncodedImages,
+    UnreadableImageError,
+    decoding_threads,
+    evenly_spaced,
+)
 from lzn_jax.errors import EXIT_DONE, UserError
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.progress import progress
+from lzn_jax.run import devices
 
 _IMAGES_AT_A_TIME = 256
+_DECODED_AT_A_TIME, _SECONDS_OF_SUPPLY = 64, 5.0
 _SHOWN_CLASSES, _SHOWN_OF_A_CLASS = 20, 12
 
 _log = logging.getLogger(__name__)
@@ -52,7 +61,28 @@ def check(config: ConfigDict, workdir: Path) -> int:
             f"{found} (in {data.path}): repair or remove them, or train without them with "
             "--config.data.skip_unreadable=True"
         )
+    _describe_supply(config, splits["train"])
     return EXIT_DONE
+
+
+def _describe_supply(config: ConfigDict, train: Examples) -> None:
+    """Logs how many images of training batches this host decodes in a second."""
+    if not isinstance(train.images, EncodedImages) or len(train.labels) < MIN_FOR_WORKERS:
+        return
+    transform = LatentSpace(config, devices.inference_mesh()).transform
+    options = {"workers": config.data.workers, "cores": devices.own_cores()}
+    with TrainingBatches(train, _DECODED_AT_A_TIME, config.seed, transform, **options) as batches:
+        next(batches)  # the workers have started
+        started, count = time.monotonic(), 0
+        while (seconds := time.monotonic() - started) < _SECONDS_OF_SUPPLY:
+            next(batches)
+            count += _DECODED_AT_A_TIME
+        rate, workers = count / seconds, batches.workers
+    by = f"{rate / workers:.0f} by each of {workers} workers" if workers else "by one thread"
+    _log.info(
+        "this host supplies %.0f training images per second, %s; how many the host of an "
+        "accelerator needs: --mode=compile --slice=NAME", rate, by,
+    )  # fmt: skip
 
 
 def _unreadable(examples: Examples, split: str) -> list[int]:
@@ -60,10 +90,8 @@ def _unreadable(examples: Examples, split: str) -> list[int]:
     images, reasons = examples.images, dict[int, str]()
     if not isinstance(images, EncodedImages):
         return []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        progress(len(images), f"checking {split}", unit="image") as bar,
-    ):
+    threads = decoding_threads()
+    with progress(len(images), f"checking {split}", unit="image") as bar:
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
             rows = range(start, min(start + _IMAGES_AT_A_TIME, len(images)))
             for row, image in zip(rows, threads.map(images.attempt, rows), strict=True):

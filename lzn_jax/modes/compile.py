@@ -59,6 +59,7 @@ class CompileTarget(NamedTuple):
     platform: str  # platform that JAX lowers for
     memory: float  # bytes per device available to programs
     options: dict[str, Any]  # options of the compiler
+    per_host: int  # largest number of devices of a host
 
 
 def find(name: str) -> CompileTarget:
@@ -91,8 +92,9 @@ def _tpus(name: str, kind: str, shape: str) -> CompileTarget:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{whole}")
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"there is no slice {name}: use {_EXAMPLES} ({error})") from error
-    devices = list(topology.devices)[: 1 if shape == "1" else None]
-    return CompileTarget(devices, "tpu", _tpu_memory(devices[0]), {})
+    devices: list[Any] = list(topology.devices)[: 1 if shape == "1" else None]
+    per_host = sum(each.process_index == devices[0].process_index for each in devices)
+    return CompileTarget(devices, "tpu", _tpu_memory(devices[0]), {}, per_host)
 
 
 def _tpu_memory(device: jax.Device) -> float:
@@ -120,7 +122,7 @@ def _gpus(name: str, count: int) -> CompileTarget:
     )
     # Autotuning needs a GPU, and chooses the tile sizes of Triton matrix products.
     options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-    return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)
+    return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options, each)
 
 
 def compile_step(config: ConfigDict, name: str) -> int:
@@ -157,9 +159,12 @@ def compile_step(config: ConfigDict, name: str) -> int:
         for (where, collective), count in sorted(compiled_time.collectives(program).items()):
             _report(f"collectives {where}", f"{count} {collective}")
         if chip is not None:
-            _report_clock(
-                compiled_time.estimate(program, chip), cost.total / mesh.size / chip.operations
-            )
+            estimate = compiled_time.estimate(program, chip)
+            seconds = _report_clock(estimate, cost.total / mesh.size / chip.operations)
+            if seconds is not None:
+                chips, bound = min(machine.per_host, mesh.size), "at most " * (not estimate.cycles)
+                rate = f"{bound}{size / seconds * chips / mesh.size:.4g}"
+                _report("images per second that each host must supply", f"{rate} for {chips} chips")
     _report("compile time", f"{time.monotonic() - started:.0f} s")
     _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
@@ -172,10 +177,11 @@ def _report_cost(operations: float, chip: costs.Chip, chips: int, updates: int) 
     _report("chip hours", f"{hours} for {updates:,} updates without evaluation")
 
 
-def _report_clock(estimate: compiled_time.Estimate, at_peak: float) -> None:
+def _report_clock(estimate: compiled_time.Estimate, at_peak: float) -> float | None:
     """Prints the estimated seconds of an update by part of the model and kind of operation.
 
-    `at_peak` is the time in seconds that the update would take at the chip's bfloat16 peak.
+    `at_peak` is the time in seconds that the update would take at the chip's bfloat16 peak. Returns
+    the seconds of an update, or None without an estimate.
     """
     total = sum(estimate.seconds.values())
     if estimate.cycles is None:
@@ -185,7 +191,7 @@ def _report_clock(estimate: compiled_time.Estimate, at_peak: float) -> None:
         name = "seconds per update, compiler's estimate"
         if jax.config.values.get("jax_exec_time_optimization_effort", 0) < 0:  # none in JAX 0.12
             _report(name, "none at low effort, where products take up to ten times as long")
-            return
+            return None
         value = f"{total:.3g}, {estimate.cycles / 1e6:.4g} million cycles"
     _report(name, f"{value}, {at_peak / total:.1%} of the bfloat16 peak")
     by_part: dict[str, Any] = defaultdict(Counter)
@@ -199,6 +205,7 @@ def _report_clock(estimate: compiled_time.Estimate, at_peak: float) -> None:
     named = ", ".join(f"{count} {kind}" for kind, count in estimate.unknown.most_common())
     unknown = f"{named}, {estimate.bound:.2g} s by their bytes" if named else "nothing"
     _report("without an estimate", f"{unknown}; {estimate.loops} loops counted once")
+    return total
 
 
 def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:

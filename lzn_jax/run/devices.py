@@ -5,6 +5,9 @@ do not fit (FSDP, Zhao et al. 2023, arXiv:2304.11277). XLA then gathers an array
 """
 
 import math
+import os
+import platform
+import zlib
 
 import jax
 import numpy as np
@@ -156,6 +159,17 @@ def fetch(tree: Tree) -> Tree:
         ),
         tree,
     )
+
+
+def own_cores() -> int:
+    """Cores of the CPU for this process: its share of the cores that processes of this host use.
+
+    Every process must call this.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    own = np.uint32(zlib.crc32(f"{platform.node()} {cores}".encode()))
+    sharing = np.sum(multihost_utils.process_allgather(own) == own)
+    return max(1, len(cores) // int(sharing))
 
 
 def bytes_on_a_device(tree: Tree) -> int:

@@ -176,6 +176,8 @@ def start_wandb(project: str | None, workdir: Path, config: Mapping[str, object]
 
 
 FILE = "goodput.json"
+CHECKED_EVERY = 100  # updates, after which one is timed alone
+MOST_WAITING = 0.2  # share of an update's time that data may take without a warning
 
 
 class Goodput:
@@ -243,6 +245,7 @@ class Goodput:
 class LateMetrics:
     """Fetches the metrics of an update after the next has started. Logs every n-th update.
 
+    Every hundredth update is timed alone. A warning says, once, that updates wait for data.
     Metrics begin after `first_step`. `peak_steps` is the machine's limit of steps per second.
     `learning_rates` maps the number of an update and the number of skipped updates before it to
     learning rates.
@@ -258,18 +261,48 @@ class LateMetrics:
         log_every_steps: int,
         learning_rates: Callable[[int, int], Mapping[str, float]],
         peak_steps: float | None = None,
+        workers: int = 0,
     ) -> None:
-        self._log, self._bar, self._goodput = log, bar, goodput
+        self._log, self._bar, self._goodput, self._workers = log, bar, goodput, workers
         self._batch_size, self._log_every_steps = batch_size, log_every_steps
         self._learning_rates, self._peak_steps = learning_rates, peak_steps
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped_in_a_row = 0.0
         self._start = self._last = (first_step, goodput.seconds)
+        self._checked: tuple[int, Mapping[str, float]] | None = None
+        self._is_starved, self._alone_since = False, math.nan
+
+    def start(self, step: int) -> None:
+        """Call this before the update after `step`; waits if that update is to be timed."""
+        self._alone_since = math.nan
+        if self._checked is None:  # the workers have started
+            self._checked = (step, self._goodput.seconds)
+        if step == self._checked[0] + CHECKED_EVERY and not self._is_starved:
+            self.flush()
+            self._alone_since = self._goodput.seconds["step"]
 
     def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Stores the metrics of update number `step`, which may still be running."""
         self.flush()
         self._pending = (step, metrics)
+        if not math.isnan(self._alone_since):
+            self.flush()
+            self._check_supply(step - 1, self._goodput.seconds["step"] - self._alone_since)
+
+    def _check_supply(self, step: int, alone: float) -> None:
+        """Warns if updates waited for data; `alone` is the time of one that did not."""
+        assert self._checked is not None
+        rates, self._checked = self._rates(self._checked, step), (step, self._goodput.seconds)
+        seconds, size = rates["seconds_per_step"], self._batch_size
+        waiting = min(1 - alone / seconds, rates["data_seconds_per_step"] / seconds)
+        if waiting > MOST_WAITING:
+            self._is_starved = True
+            _log.warning(
+                "updates wait for data %.0f %% of their time: %.3g examples per second arrive, "
+                "%.3g are needed (workers: %d); train on hosts with more cores, store smaller "
+                "images, or raise data.workers",
+                100 * waiting, size / seconds, size / alone, self._workers,
+            )  # fmt: skip
 
     def flush(self) -> None:
         """Fetches and logs the pending metrics."""

@@ -201,15 +201,16 @@ def test_the_next_example_replaces_an_unreadable_one_which_is_named_once(
     assert named == {"03.png", "04.png", "11.png", "23.png"}
 
 
-def test_workers_are_the_cores_and_none_for_few_images_or_those_in_memory(
+def test_workers_are_all_cores_but_two_and_none_for_few_images_or_those_in_memory(
     folder_of, from_folder, batches_of, monkeypatch
 ):
     monkeypatch.setattr(TrainingBatches, "seek", lambda self, step: None)  # starts none
     config = folder_of(*NAMES)
-    for cores, least, expected in ((3, 24, 3), (40, 24, 16), (3, 25, 0)):
+    for cores, least, expected in ((1, 24, 1), (2, 24, 2), (3, 24, 2), (96, 24, 94), (3, 25, 0)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         monkeypatch.setattr(batches_module, "MIN_FOR_WORKERS", least)
         assert from_folder(config, 6).workers == expected
+        assert from_folder(config, 6, cores=cores).workers == expected
         assert from_folder(config, 6, workers=5).workers == 5
     monkeypatch.setattr(batches_module, "MIN_FOR_WORKERS", 0)
     assert batches_of(5, 2, 0, flip=False).workers == 0

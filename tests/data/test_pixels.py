@@ -249,7 +249,11 @@ def _triangle_resize(pixels, size):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width", "size"), [(75, 100, 24), (28, 28, 28), (8, 8, 20)])
-def test_views_are_boxes_resized_with_antialiasing(height, width, size, channels):
+@pytest.mark.parametrize("resizer", [pixels_module.cykooz_resizer, None], ids=["SIMD", "Pillow"])
+def test_views_are_boxes_resized_with_antialiasing(
+    resizer, height, width, size, channels, monkeypatch
+):
+    monkeypatch.setattr(pixels_module, "cykooz_resizer", resizer)
     image = _noise(height, width, channels)
     for seed in range(10):
         rng = np.random.default_rng(seed)

@@ -156,8 +156,10 @@ def test_what_is_no_pair_is_named_and_an_error_unless_it_may_be_left_out(
     [(50, range(0, 50, 2), False), (5, range(5), False), (5, [4], True)],
 )
 def test_unreadable_images_are_named_and_counted(
-    count, broken, skips, config_file, tmp_path, capsys
+    count, broken, skips, config_file, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr(check_data, "MIN_FOR_WORKERS", 0)
+    monkeypatch.setattr(check_data, "_SECONDS_OF_SUPPLY", 0.2)
     images = _images(tmp_path / "images", count, broken)
     config = config_file(images, skip_unreadable=skips)
     assert _check(config, tmp_path / "run") == (0 if skips else 2)
@@ -167,3 +169,7 @@ def test_unreadable_images_are_named_and_counted(
     assert ("unreadable: and 5 more" in report) == (len(broken) == 25)
     assert (f"error: {len(broken)} images cannot be read (in " in report) != skips
     assert (tmp_path / "run" / "figures" / "contact_sheet.png").is_file() == (len(broken) < count)
+    supply = re.search(
+        r"this host supplies (\d+) training images per second, by one thread", report
+    )
+    assert (supply is not None and int(supply[1]) > 0) == skips

@@ -68,7 +68,7 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
     seconds = {("encoder", "products"): 4e-7, ("encoder", "copies"): 1e-7}
     seconds |= {("zoning", "products"): 5e-7}
     estimate = compiled_time.Estimate(seconds, 1500, 2, Counter({"sort": 3}), 2e-8)
-    compile_module._report_clock(estimate, 0.25e-6)
+    assert compile_module._report_clock(estimate, 0.25e-6) == pytest.approx(1e-6)
     assert capsys.readouterr().out.splitlines() == [
         "seconds per update, compiler's estimate: 1e-06, 0.0015 million cycles, 25.0% of the "
         "bfloat16 peak",
@@ -93,7 +93,7 @@ def test_there_is_no_estimate_at_low_effort(capsys):
     estimate = compiled_time.Estimate({("encoder", "products"): 1e-6}, 1500, 0, Counter(), 0.0)
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
     try:
-        compile_module._report_clock(estimate, 0.25e-6)
+        assert compile_module._report_clock(estimate, 0.25e-6) is None
     finally:
         jax.config.update("jax_exec_time_optimization_effort", 0.0)
     line = "seconds per update, compiler's estimate: none at low effort, where products take up to"
@@ -105,7 +105,7 @@ def fake_slice(monkeypatch):
     """Devices of the CPU with so much memory in a slice's place."""
 
     def use(memory):
-        target = compile_module.CompileTarget(jax.devices()[:4], "cpu", memory, {})
+        target = compile_module.CompileTarget(jax.devices()[:4], "cpu", memory, {}, 2)
         monkeypatch.setattr(compile_module, "find", lambda name: target)
 
     return use

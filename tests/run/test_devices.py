@@ -1,5 +1,6 @@
 """Placement on a mesh of fake devices."""
 
+import os
 from unittest.mock import Mock
 
 import jax
@@ -136,3 +137,16 @@ def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
     many = [Mock(spec=jax.Device, process_index=i // 4) for i in range(256)]
     with pytest.raises(UserError, match=r"batch_size=2000 would leave 240 of 256 .* 1792 and 2048"):
         devices_module.training_mesh(**_training(2000), available=many)
+
+
+def test_processes_share_the_cores_that_they_have_in_common(monkeypatch):
+    """Four processes of a host with eight cores, and one that is bound to two others."""
+
+    def gather(own):
+        return np.array([own, own, own, own, own + 1])
+
+    monkeypatch.setattr(devices_module.multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(devices_module.os, "sched_getaffinity", lambda _: set(range(8)))
+    assert devices_module.own_cores() == 2
+    monkeypatch.undo()
+    assert devices_module.own_cores() == len(os.sched_getaffinity(0))

@@ -269,3 +269,32 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps, m
     assert all(expected.keys() <= values.keys() for _, values in rows)
     # Of the sixth skipped update, which five precede, and of one that six precede.
     assert [values["learning_rate_decoder"] for _, values in rows] == [(10, 5), (12, 6)]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "alone", "line"),
+    [
+        # Of 0.5 s an update 0.4 are its data; the update that is timed alone takes 0.1 s.
+        (
+            0.4,
+            0.1,
+            "80 % of their time: 128 examples per second arrive, 640 are needed (workers: 3",
+        ),
+        (0.4, 0.45, None),  # the data came while the update before was running
+        (0.05, 0.02, None),
+    ],
+)
+def test_a_run_that_waits_for_data_says_so_once(waiting, alone, line, caplog):
+    goodput, log = Timed(), object.__new__(MetricLog)
+    with progress(320, "train", initial=10) as bar, caplog.at_level(logging.WARNING):
+        metrics = LateMetrics(log, bar, goodput, 10, 64, 1000, lambda *_: {}, workers=3)
+        goodput.spend("data", 500.0)  # the workers start
+        for step in range(10, 320):
+            metrics.start(step)
+            is_alone = step > 10 and step % 100 == 10
+            goodput.spend("step", alone if is_alone else 0.5 - waiting)
+            metrics.put(step + 1, {"loss": jnp.float32(1), "skipped": 0, "skipped_in_a_row": 0})
+            goodput.spend("data", waiting)
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == (line is not None)
+    assert all(line in each for each in found)
