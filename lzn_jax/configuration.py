@@ -242,7 +242,11 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
         now, most = given | changes, found.get(bounded[name], math.inf)
         divisors = [now[n] for n, field in fields.items() if field.divides == name and now[n]]
         changes[name] = _at_most(given[name], most, math.lcm(*divisors))
-    changed = [f"{n.removeprefix('data.')}={v}" for n, v in changes.items() if v != given[n]]
+    changed = [
+        f"{name.removeprefix('data.')}={value}"
+        for name, value in changes.items()
+        if value != given[name] and name != "data.path"
+    ]
     if changed:
         _log.info("from the images in %s: %s", data.get("path", "memory"), ", ".join(changed))
     return given | changes

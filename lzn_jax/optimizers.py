@@ -72,5 +72,5 @@ def _cosine(peak: float, num_steps: int, warmup_steps: int) -> optax.Schedule:
 _DECAY = parts.amount("weights shrink by this times the learning rate in each update", 1e-4)
 parts.add("schedule", "constant", lambda peak: optax.constant_schedule(peak))
 parts.add("schedule", "cosine", _cosine)
-parts.add("optimizer", "adam", optax.adam)
-parts.add("optimizer", "adamw", optax.adamw, {".weight_decay": _DECAY})
+parts.add("optimizer", "adam", optax.adam, owner=__name__)
+parts.add("optimizer", "adamw", optax.adamw, {".weight_decay": _DECAY}, owner=__name__)

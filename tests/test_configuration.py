@@ -29,7 +29,7 @@ JOINT_FIELDS = {
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma
-        condition condition_dropout latents""",
+        condition condition_dropout sources""",
     "training.": """batch_size queries microbatch_size shard_parameters devices remat num_steps
         decoder_steps warmup_steps
         learning_rate.default learning_rate.encoder learning_rate.decoder

@@ -102,8 +102,9 @@ def among_zones(
 def _colors(labels: np.ndarray) -> dict[int, ColorType]:
     """Colours by class, from the palette or, for more than ten classes, a continuous map."""
     classes = np.unique(labels).tolist()
-    many = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes)))
-    return dict(zip(classes, style.PALETTE if len(classes) <= 10 else many, strict=False))
+    many = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes))).tolist()
+    colors: Sequence[ColorType] = style.PALETTE if len(classes) <= 10 else list(map(tuple, many))
+    return dict(zip(classes, colors, strict=False))
 
 
 def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[Float[np.ndarray, "q 2"], str]:

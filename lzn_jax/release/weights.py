@@ -94,7 +94,7 @@ def _averaged(entry: object, weights: Mapping[str, object], layout: Layout) -> d
     return {**weights, **dict(zip(trained, shadow, strict=True))}
 
 
-def _variables(weights: Mapping[str, np.ndarray], layout: Layout, entry: str) -> dict[str, Tree]:
+def _variables(weights: Mapping[str, Tree], layout: Layout, entry: str) -> dict[str, Tree]:
     try:
         for key, value in weights.items():
             kind = getattr(value, "dtype", type(value).__name__)

@@ -25,6 +25,7 @@ from lzn_jax.evaluation import samples as samples_module
 from lzn_jax.evaluation.features import Extractor, Outputs
 from lzn_jax.evaluation.metrics import cmmd
 from lzn_jax.evaluation.samples import SampleQuality, fit_judge, nearest_training_images
+from lzn_jax.latent_space import LatentSpace
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,7 +180,8 @@ def test_bad_weights_are_found_before_any_image_is_seen(settings, message, tmp_p
     if settings.get("clip") == "bad":
         settings = {"clip": tmp_path / "model.safetensors"}
         settings["clip"].write_bytes(b"other")
-    space = types.SimpleNamespace(config=FrozenConfigDict(config(**settings)))
+    space = object.__new__(LatentSpace)
+    space.config = FrozenConfigDict(config(**settings))
     with pytest.raises(UserError, match=message):
         samples_module.measure.prepare(space)
 
