@@ -247,9 +247,11 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
         for name, value in changes.items()
         if value != given[name] and name != "data.path"
     ]
+    result = given | changes
     if changed:
-        _log.info("from the images in %s: %s", data.get("path", "memory"), ", ".join(changed))
-    return given | changes
+        place = result.get("data.path", "memory")
+        _log.info("from the images in %s: %s", place, ", ".join(changed))
+    return result
 
 
 def _at_most(value: Any, most: int | float, multiple: int) -> Any:
