@@ -94,7 +94,7 @@ share_below_1 = functools.partial(Field, float, minimum=0, below=1)
 
 
 def choice(help: str, *choices: str) -> Field:
-    """A field with the given choices, of which the first is the default."""
+    """A field with the given choices. The first one is the default."""
     return Field(str, help, choices[0], choices=choices)
 
 

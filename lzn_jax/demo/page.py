@@ -236,7 +236,7 @@ def _image_tab(answers: Answers, opens: Event) -> None:
 
 
 def _image_sources(answers: Answers, image: gr.State) -> None:
-    """Canvas, upload and test images, each of which sets the image."""
+    """Canvas, upload and test images. Each one sets the image."""
     grey = answers.model.config.data.channels == 1
     gr.Markdown("**Draw an image**")
     with gr.Row():
