@@ -5,7 +5,8 @@
 An example is two random crops of 224 pixels, as in `imagenet_repr`. The first lines compare one
 core with plain Pillow, in turns: decode, crop, resize. The table shows the rates of training
 batches by source, with one worker process on each core, beside evaluation. The last lines simulate
-a host with more cores from the measured seconds of a worker and of the trainer's process.
+a host with more cores, which one or more processes share, from the measured seconds of a worker and
+of the trainer's process.
 """
 
 import functools
@@ -207,9 +208,11 @@ def main() -> None:
     for start in range(0, len(files) - CHUNK, CHUNK):
         chunks.append(shared.seconds(all_of, files[start : start + CHUNK], ours))
     print(f"transfer of an image to the trainer: {1e3 * transfer:.3f} ms")
-    for count in (2, 16, arguments.cores - 2):
+    for processes in (1, 4, 8):
+        count = arguments.cores // processes - 2
         used = simulated(count, np.array(chunks), CHUNK * transfer)
-        print(f"simulated, {count} workers: {used:.2f} of their time, {used * count * one:.0f}/s")
+        whole = f"{used * count * one * processes:.0f} images/s"
+        print(f"{processes} processes of {count} workers: {used:.2f} of their time, {whole}")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def placed(shapes: Tree, mesh: Mesh, *, shard: bool = False) -> Tree:
     the devices divide evenly.
     """
 
-    def place(a: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def place(a: np.ndarray | jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec()
         axes = [k for k, length in enumerate(a.shape) if length % mesh.size == 0]
         if shard and axes and math.prod(a.shape) >= MIN_SHARDED:

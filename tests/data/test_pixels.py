@@ -160,18 +160,6 @@ def test_fit_takes_the_middle_square_without_aliasing(is_wide):
     np.testing.assert_array_equal(enlarged, np.full((5, 5, 1), 9))
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(75, 100, 24), (8, 9, 20)])
-def test_fit_is_bicubic_with_either_resizer(height, width, size, monkeypatch):
-    # Overshoots would be clipped after the first of two axes, which differ.
-    image, side = Image.fromarray(_noise(height, width, 3) // 2 + 64), min(height, width)
-    left, upper = (width - side) / 2, (height - side) / 2
-    box = (left, upper, left + side, upper + side)
-    expected = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box), float)
-    np.testing.assert_allclose(pixels_module.fit(image, size), expected, atol=1)
-    monkeypatch.setattr(pixels_module, "cykooz_resizer", None)
-    np.testing.assert_array_equal(pixels_module.fit(image, size), expected)
-
-
 def test_a_crop_of_224_pixels_from_256_needs_no_interpolation():
     pixels = _noise(256, 300, 3)
     imagenet = configuration.load("configs/imagenet_repr.py").data
