@@ -161,16 +161,14 @@ def _resized(image: Image.Image, size: int, box: tuple[float, float, float, floa
     """Pixels (size, size, c) of a box, by antialiased linear interpolation."""
     if cykooz_resizer is None:
         resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(resized).reshape(size, size, -1)
-    left, upper, right, lower = box
-    window = cykooz_resizer.CropBox(left, upper, right - left, lower - upper)
-    method = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
-    pixel = cykooz_resizer.PixelType["U8" if image.mode == "L" else "U8x3"]
-    source = cykooz_resizer.ImageData(*image.size, pixel, image.tobytes())
-    result = cykooz_resizer.ImageData(size, size, pixel)
-    options = cykooz_resizer.ResizeOptions(method, crop_box=window)
-    cykooz_resizer.Resizer().resize(source, result, options)
-    return np.frombuffer(result.get_buffer(), np.uint8).reshape(size, size, -1)
+    else:
+        left, upper, right, lower = box
+        window = cykooz_resizer.CropBox(left, upper, right - left, lower - upper)
+        method = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
+        options = cykooz_resizer.ResizeOptions(method, crop_box=window)
+        resized = Image.new(image.mode, (size, size))
+        cykooz_resizer.Resizer().resize_pil(image, resized, options)
+    return np.asarray(resized).reshape(size, size, -1)
 
 
 # A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size if crops stay this many times larger
