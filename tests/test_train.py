@@ -22,6 +22,7 @@ from one_weight import OneNumber, OneWeight, put_in
 
 from lzn_jax import main as command_line
 from lzn_jax import train
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.run import costs, devices, log, processes
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.processes import Interruption
@@ -183,6 +184,19 @@ def test_a_trace_has_the_updates_that_are_named(tmp_path, monkeypatch):
         train.train_and_evaluate(small.config(**changes), tmp_path)
         assert found == expected
         found.clear()
+
+
+def test_a_run_says_that_it_waits_for_data_and_only_then(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(log, "CHECKED_EVERY", 2)
+    read, wait = TrainingBatches.__next__, {"data": 0.0, "step": 0.3}
+    slow = lambda self: time.sleep(wait["data"]) or read(self)  # noqa: E731
+    monkeypatch.setattr(TrainingBatches, "__next__", slow)
+    _after_each_update(monkeypatch, lambda _: time.sleep(wait["step"]))
+    train.train_and_evaluate(small.config(training__num_steps=6), tmp_path)
+    assert "updates wait for data" not in caplog.text
+    wait |= {"data": 0.3, "step": 0.0}
+    train.train_and_evaluate(small.config(training__num_steps=10), tmp_path)
+    assert "updates wait for data" in caplog.text
 
 
 @pytest.mark.slow

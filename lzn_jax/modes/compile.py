@@ -163,7 +163,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
             seconds = _report_clock(estimate, cost.total / mesh.size / chip.operations)
             if seconds is not None:
                 chips, bound = min(machine.per_host, mesh.size), "at most " * (not estimate.cycles)
-                rate = f"{bound}{size / seconds * chips / mesh.size:.4g}"
+                rate = f"{bound}{size / seconds * chips / mesh.size:,.0f}"
                 _report("images per second that each host must supply", f"{rate} for {chips} chips")
     _report("compile time", f"{time.monotonic() - started:.0f} s")
     _report("fits", "yes" if fits else "no")
