@@ -145,6 +145,26 @@ def test_a_step_that_fits_is_reported_line_by_line(fake_slice, capsys, tmp_path,
     assert float(there) == 1.0
 
 
+@pytest.mark.parametrize(("cycles", "expected"), [(1500, "8 for 2"), (None, "at most 8 for 2")])
+def test_a_host_must_supply_the_images_of_its_chips(
+    cycles, expected, fake_slice, capsys, monkeypatch
+):
+    """Two hosts of two chips process 8 images in half a second."""
+    fake_slice(1e9)
+    compiled = types.SimpleNamespace(as_text=lambda: "")
+    step = _stand_in(jax.stages.Lowered, "compile", lambda: compiled), costs.Cost(2000.0, 50.0)
+    monkeypatch.setattr(compile_module, "lower_step", lambda *_: step)
+    monkeypatch.setattr(costs, "chip", lambda kind: costs.Chip(100.0, 1.0))
+    estimate = compiled_time.Estimate({("encoder", "products"): 0.5}, cycles, 0, Counter(), 0.0)
+    monkeypatch.setattr(compile_module, "_report_memory", lambda *_: True)
+    monkeypatch.setattr(compiled_time, "parse", lambda text: {})
+    monkeypatch.setattr(compiled_time, "collectives", lambda program: {})
+    monkeypatch.setattr(compiled_time, "estimate", lambda program, chip: estimate)
+    assert _compile() == 0
+    line = f"images per second that each host must supply: {expected} chips"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize("kind_is_known", [True, False])
 def test_operations_time_and_cost_of_a_run(kind_is_known, fake_slice, capsys, monkeypatch):
     fake_slice(1e9)
