@@ -237,9 +237,8 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
     if "image_size" in found:
         multiple = side_multiple(given)
         changes["data.image_size"] = math.ceil(found["image_size"] / multiple) * multiple
-    # A number that divides another one comes before it.
-    for name in sorted(bounded, key=lambda name: fields[name].divides is None):
-        now, most = given | changes, found.get(bounded[name], math.inf)
+    for name, split in bounded.items():
+        now, most = given | changes, found.get(split, math.inf)
         divisors = [now[n] for n, field in fields.items() if field.divides == name and now[n]]
         changes[name] = _at_most(given[name], most, math.lcm(*divisors))
     changed = [
