@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shared
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from lzn_jax import configuration, data
 from lzn_jax.data import Examples, pixels
@@ -35,6 +33,8 @@ VIEWS = pixels.Views(SIZE, 3)
 
 def photographs(count: int) -> list[bytes]:
     """Different JPEG files of about 70 kB, parts of two photographs."""
+    from sklearn.datasets import load_sample_images
+
     wholes, rng, files = load_sample_images().images, np.random.default_rng(0), []
     for index in range(count):
         left, upper = rng.integers(140), rng.integers(52)
@@ -164,6 +164,8 @@ def simulated(workers: int, chunk: np.ndarray, transfer: float, buffered: int = 
 
 
 def main() -> None:
+    import shared  # here, since each worker imports this file
+
     parser = shared.parser(__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=5.0)
