@@ -32,8 +32,8 @@ VIEWS = pixels.Views(SIZE, 3)
 
 
 def photographs(count: int) -> list[bytes]:
-    """Different JPEG files of about 70 kB, parts of two photographs."""
-    from sklearn.datasets import load_sample_images
+    """Different JPEG files of about 60 kB, parts of two photographs."""
+    from sklearn.datasets import load_sample_images  # here, since each worker imports this file
 
     wholes, rng, files = load_sample_images().images, np.random.default_rng(0), []
     for index in range(count):
@@ -164,7 +164,7 @@ def simulated(workers: int, chunk: np.ndarray, transfer: float, buffered: int = 
 
 
 def main() -> None:
-    import shared  # here, since each worker imports this file
+    import shared
 
     parser = shared.parser(__doc__)
     parser.add_argument("--images", type=int, default=2000)

@@ -238,9 +238,9 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
         multiple = side_multiple(given)
         changes["data.image_size"] = math.ceil(found["image_size"] / multiple) * multiple
     for name, split in bounded.items():
-        now, most = given | changes, found.get(split, math.inf)
-        divisors = [now[n] for n, field in fields.items() if field.divides == name and now[n]]
-        changes[name] = _at_most(given[name], most, math.lcm(*divisors))
+        divisors = [given[n] for n, field in fields.items() if field.divides == name and given[n]]
+        limit = found.get(split, math.inf)
+        changes[name] = _at_most(given[name], limit, math.lcm(*divisors))
     changed = [
         f"{name.removeprefix('data.')}={value}"
         for name, value in changes.items()
