@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import lzn_jax
 from lzn_jax import parts
-from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
+from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 
 # Modules that import for seconds are imported in functions, so that --help does not wait.
@@ -46,7 +46,7 @@ FLAGS = {
     "--source": "data type to translate from",
     "--target": "data type to translate to",
     "--extensions": "files or modules that register parts: A.py,B.py",
-    "--slice": "hardware for --mode=compile, such as v5e:4x4 or h100:8",
+    "--slice": "hardware for --mode=compile and check_data, such as v5e:4x4 or h100:8",
 }
 FIRST = "python -m lzn_jax.main --config=digits_joint"
 
@@ -86,10 +86,11 @@ def _run(arguments: list[str], listens: bool) -> int:
         print(space.plan, configuration.explain(config), sep="\n\n")
         return EXIT_DONE
     if flags.mode == "compile":
-        return compile.compile_step(config, flags.slice)
+        fits = compile.compile_step(config, compile.find(flags.slice)).fits
+        return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
     with credited(data.attribution(config.data)):
         if flags.mode == "check_data":
-            return check_data.check(config, workdir)
+            return check_data.check(config, workdir, flags.slice)
         use_compile_cache()
         with (
             processes.together(flags.coordinator, flags.num_processes, flags.process_id),
@@ -150,8 +151,10 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     if flags.input == "":
         raise UserError("--input is empty: give a file, text or labels, or omit it for test data")
-    if (flags.slice is not None) != (flags.mode == "compile"):
-        raise UserError("--slice=NAME and --mode=compile go together")
+    if flags.mode == "compile" and flags.slice is None:
+        raise UserError("--mode=compile needs --slice=NAME, such as v5e:4x4 or h100:8")
+    if flags.slice is not None and flags.mode not in ("compile", "check_data"):
+        raise UserError("--slice goes with --mode=compile or --mode=check_data")
     if {flags.source is not None, flags.target is not None} != {flags.mode == "translate"}:
         raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
     return flags

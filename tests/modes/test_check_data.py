@@ -12,7 +12,7 @@ from PIL import Image
 from lzn_jax import main as command_line
 from lzn_jax import train
 from lzn_jax.errors import UserError
-from lzn_jax.modes import check_data
+from lzn_jax.modes import check_data, compile
 from lzn_jax.run.workdir import prepare
 
 
@@ -173,3 +173,35 @@ def test_unreadable_images_are_named_and_counted(
         r"this host supplies (\d+) training images per second, by one thread", report
     )
     assert (supply is not None and int(supply[1]) > 0) == skips
+
+
+@pytest.mark.parametrize(
+    ("needed", "verdict"),
+    [
+        (0.5, "enough for v5e:2x2: a host needs 0 images per second, this host supplies "),
+        (1e9, "not enough for v5e:2x2, updates would wait 100% of their time: a host needs "),
+        (None, "v5e:2x2: the demand was not measured"),
+    ],
+)
+def test_the_supply_of_this_host_is_compared_with_the_demand_of_a_slice(
+    needed, verdict, config_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(check_data, "MIN_FOR_WORKERS", 0)
+    monkeypatch.setattr(check_data, "_SECONDS_OF_SUPPLY", 0.2)
+    target = compile.CompileTarget("v5e:2x2", [], "tpu", 1.0, {}, 4)
+    monkeypatch.setattr(compile, "find", {"v5e:2x2": target}.__getitem__)
+    monkeypatch.setattr(compile, "compile_step", lambda config, to: compile.Verdict(True, needed))
+    arguments = small.flags(config_file(_images(tmp_path / "images")), tmp_path / "run")
+    assert command_line.main([*arguments, "--mode=check_data", "--slice=v5e:2x2"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "v5e:2x2" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(verdict)
+
+
+def test_a_host_that_is_too_slow_by_half_needs_twice_the_cores():
+    """A closed form."""
+    words = check_data.comparison(1000.0, 2000.0, "h100:1")
+    assert "would wait 50% of their time: a host needs 2,000 images per second, this" in words
+    assert "supplies 1,000; use hosts with 2.0 times the cores" in words
+    assert check_data.comparison(2000.0, 2000.0, "h100:1").startswith("enough")
+    assert check_data.comparison(None, 1.0, "h100:1").endswith("supplies was not measured")
