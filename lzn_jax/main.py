@@ -80,7 +80,7 @@ def _run(arguments: list[str], listens: bool) -> int:
         interruption.exit_code = EXIT_RUN_AGAIN
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
-    config, workdir = _config_and_workdir(flags)
+    config, workdir, shared = _config_and_folders(flags)
     if flags.mode == "show_config":
         space = LatentSpace(config, devices.make_mesh(1))
         print(space.plan, configuration.explain(config), sep="\n\n")
@@ -97,13 +97,17 @@ def _run(arguments: list[str], listens: bool) -> int:
             workdirs.guarded(workdir),
             parts.mistakes(),  # here, too, since all processes report the error of one
         ):
-            return _run_mode(flags, data.fit_context(config), workdir, interruption)
+            return _run_mode(flags, data.fit_context(config), workdir, shared, interruption)
 
 
 def _run_mode(
-    flags: argparse.Namespace, config: "ConfigDict", workdir: Path, interruption: "Interruption"
+    flags: argparse.Namespace,
+    config: "ConfigDict",
+    workdir: Path,
+    shared: Path | None,
+    interruption: "Interruption",
 ) -> int:
-    """Runs a mode that needs a work folder. Returns the exit code."""
+    """Runs a mode that needs a work folder, or a shared model. Returns the exit code."""
     from lzn_jax import train
     from lzn_jax.latent_space import LatentSpace
     from lzn_jax.loading import restore
@@ -118,12 +122,12 @@ def _run_mode(
             space = LatentSpace(config, devices.inference_mesh())
             _log.info("\n".join(next_steps(space, workdir)))
         return code
-    workdirs.prepare(config, workdir, is_training=False)
+    workdirs.prepare(config, workdir, is_training=False, shared=shared)
     mode: Any = export.export if flags.mode == "export" else getattr(inference, flags.mode)
     if flags.mode == "translate":
         mode = functools.partial(mode, source=flags.source, target=flags.target)
     given = [flags.input] if flags.mode in MODES_WITH_INPUT else []
-    mode(restore(config, workdir), workdir, *given)
+    mode(restore(config, shared or workdir), workdir, *given)
     _log.info("done: results are in %s", workdir)
     return EXIT_DONE
 
@@ -160,9 +164,14 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _config_and_workdir(flags: argparse.Namespace) -> tuple["ConfigDict", Path]:
-    """Config, from --config or from the run in the work folder, and the work folder."""
+def _config_and_folders(flags: argparse.Namespace) -> tuple["ConfigDict", Path, Path | None]:
+    """Config, from --config or from the model in --workdir; work folder; folder of a shared model.
+
+    Results of a shared model are written to a work folder of their own, results/shared_NAME.
+    """
     from lzn_jax import configuration
+    from lzn_jax.loading import find
+    from lzn_jax.release.shared_model import is_shared
     from lzn_jax.run import workdir as workdirs
 
     if "://" in (flags.workdir or ""):
@@ -170,13 +179,15 @@ def _config_and_workdir(flags: argparse.Namespace) -> tuple["ConfigDict", Path]:
             f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"
         )
     extensions = [name for name in (flags.extensions or "").split(",") if name]
-    if flags.config is not None:
-        found = configuration.load(flags.config, flags.overrides, extensions)
-        return found, Path(flags.workdir or workdirs.default(flags.config))
-    if flags.workdir is None:
+    if flags.config is None and flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
-    workdir = Path(flags.workdir)
-    return configuration.load_run(workdir, flags.overrides, extensions), workdir
+    workdir, shared = Path(flags.workdir or workdirs.default(flags.config)), None
+    if flags.mode != "train" and is_shared(found := find(workdir)):
+        workdir, shared = Path("results") / f"shared_{workdir.name}", found
+    if flags.config is not None:
+        return configuration.load(flags.config, flags.overrides, extensions), workdir, shared
+    config = configuration.load_run(shared or workdir, flags.overrides, extensions)
+    return config, workdir, shared
 
 
 def command() -> int:
