@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lzn_jax.data.pixels import (
     UnreadableImageError,
     decoding_threads,
     evenly_spaced,
+    oddities,
 )
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
@@ -105,18 +107,28 @@ def _supply(config: ConfigDict, train: Examples) -> float | None:
 
 
 def _unreadable(examples: Examples, split: str) -> list[int]:
-    """Decodes all images. Logs unreadable images and returns their rows."""
-    images, reasons = examples.images, dict[int, str]()
+    """Decodes all images. Logs what is odd and what cannot be read. Returns unreadable rows."""
+    images, reasons, kinds = examples.images, dict[int, str](), list[str]()
     if not isinstance(images, EncodedImages):
         return []
     threads = decoding_threads()
+
+    def attempt(row: int) -> UnreadableImageError | None:
+        def use(encoded: bytes) -> None:
+            images.decode(encoded)
+            kinds.extend(oddities(encoded, images.source.name(row), images.data))
+
+        return images.attempt(row, use)
+
     with progress(len(images), f"checking {split}", unit="image") as bar:
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
             rows = range(start, min(start + _IMAGES_AT_A_TIME, len(images)))
-            for row, image in zip(rows, threads.map(images.attempt, rows), strict=True):
+            for row, image in zip(rows, threads.map(attempt, rows), strict=True):
                 if isinstance(image, UnreadableImageError):
                     reasons[row] = str(image)
             bar.update(len(rows))
+    for kind, count in sorted(Counter(kinds).items()):
+        _log.info("%s: %d images are %s", split, count, kind)
     for row in list(reasons)[:MAX_NAMED]:
         _log.info("unreadable: %s: %s", images.source.name(row), reasons[row])
     if (more := len(reasons) - MAX_NAMED) > 0:

@@ -105,6 +105,7 @@ def write(
     arrays = files.by_name({**model.model._asdict(), "step": np.int32(model.step)})
     if is_half:
         arrays = {n: a.astype("f2") if a.dtype == np.float32 else a for n, a in arrays.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new = Path(temporary) / folder.name
         files.write_json(new / CONFIG_FILE, configuration.nest(values))

@@ -35,7 +35,8 @@ _DISK_ERRORS = (
 # Fields that may differ from the run in the folder.
 FREE_FIELDS = (
     "data.tokenizer_path",  # the content of the file may not
-    *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable"),
+    *("data.path", "data.workers", "data.skip_unreadable"),
+    *("data.invert_input", "data.crop_to_ink"),
     *("training.devices", "training.microbatch_size", "training.remat"),
     *("training.shard_parameters", "training.num_steps", "training.log_every_steps"),
     *("checkpoint.", "evaluation.", "sampling.", "reporting."),

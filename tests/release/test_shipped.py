@@ -88,7 +88,9 @@ def test_half_precision_halves_the_weights_of_a_shared_model(tmp_path):
     run = lzn_jax.load(workdir)
     for name, is_half in (("half", True), ("whole", False)):
         shared_model.write(workdir / name, workdir, run, "FOLDER", is_half=is_half)
-    half, whole = (files.read_tensors(workdir / n / "weights.safetensors") for n in ("half", "whole"))
+    half, whole = (
+        files.read_tensors(workdir / n / "weights.safetensors") for n in ("half", "whole")
+    )
     assert sum(a.nbytes for a in half.values()) * 2 == pytest.approx(
         sum(a.nbytes for a in whole.values()), abs=8
     )
