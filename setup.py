@@ -85,7 +85,8 @@ setup(
         "hub": ["huggingface_hub>=1.0"],
         "wandb": ["wandb>=0.19"],
         "tensorboard": ["tensorboard>=2.18"],
-        "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0"],
+        # ruff wraps the signatures
+        "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0", "ruff>=0.9"],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "jupyterlab>=4.2"],
         "test": [
             "pytest>=8.0",

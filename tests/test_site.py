@@ -1,10 +1,12 @@
 """The site is built without a warning, its links and pictures are there, and a browser shows it."""
 
 import dataclasses
+import html
 import html.parser
 import importlib.util
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -117,7 +119,22 @@ def test_docstrings_are_in_it(site, pages):
     assert {f"lzn_jax.trained_model.TrainedModel.{name}" for name in public} <= anchors
     assert "lzn_jax.loading.load" in anchors
     text = (site / "website" / "trained_model.html").read_text()
+    signature = html.unescape(re.sub(r"<[^>]*>", "", text.partition(">fit<")[2])).partition(")")[0]
+    assert "\n    steps: int | None = None,\n" in signature
     assert "Translates samples from one data type to another" in text
+
+
+def test_interfaces_are_links_to_sources_on_github():
+    hook = runpy.run_path(str(ROOT / "website" / "hook.py"))
+    for path in (ROOT / "website").glob("*.md"):
+        links = hook["SOURCE"].findall(path.read_text())
+        assert links
+        assert len(links) == path.read_text().count("\n* [`lzn_jax")
+        for name, link in re.findall(
+            r"^\* \[`lzn_jax[\w.]*?(\w+)`\]\((.*)\)", path.read_text(), re.M
+        ):
+            source = path.parent / link
+            assert source.stem == name or re.search(rf"(def|class) {name}\b", source.read_text())
 
 
 def test_cells_say_what_they_showed():

@@ -12,6 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "build" / "notebooks"
@@ -25,6 +26,7 @@ PAGES = (
     "website/*.md",
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+SOURCE = re.compile(r"^\* \[`(lzn_jax[\w.]+)`\]\(.*\.py\)$", re.MULTILINE)
 log = get_plugin_logger("notebooks")
 
 
@@ -39,6 +41,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
     files.append(File.generated(config, "limits.md", content=limits()))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Docstrings in place of the links to their sources, which GitHub shows."""
+    del page, config, files
+    return SOURCE.sub(r"::: \1\n", markdown)
 
 
 def linked(pages: list[Path]) -> Iterator[Path]:
