@@ -1,9 +1,8 @@
 """Measures what a run of digits says of rendered digits, and of pictures that are no digits.
 
-    python benchmarks/own_digits.py --workdir=results/digits_text
+python benchmarks/own_digits.py --workdir=results/digits_text
 """
 
-import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,7 +105,7 @@ _A = ("DejaVuSans-Bold", "DejaVuSerif-Italic", "DejaVuSansMono", "STIXGeneralBol
 _B = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono-Bold", "DejaVuSans-Oblique", "STIXGeneral",
       "cmr10", "cmss10", "cmtt10")  # fmt: skip
 CHOOSING = Kinds(_A, (
-    *[characters("EKMRWXahmw", _A)] * 4,
+    *[characters("AEKMRWXhmw", _A)] * 4,
     *[characters("☺☎★✂♞♣☁∞&@", [SYMBOLS])] * 2,
     polygon(star(5)),
     polygon(scribble(5), 0.06),
@@ -115,7 +114,7 @@ CHOOSING = Kinds(_A, (
     texture(lambda rng, x, y: np.hypot(x - rng.uniform(), y - rng.uniform())),
 ))  # fmt: skip
 REPORTED = Kinds(_B, (
-    *[characters("FHNPUVdknu", _B)] * 4,
+    *[characters("FHLNPVknux", _B)] * 4,
     *[characters("☂♥✈☀♛✿☃√%#", [SYMBOLS])] * 2,
     polygon(star(4)),
     polygon(scribble(3), 0.1),

@@ -150,8 +150,7 @@ def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> 
     Samples far from the training data are marked (see `TrainedModel.are_far`).
     """
     kind, samples, labels, names, folder = _opened(trained, workdir, samples_from)
-    classes, probabilities = trained.classify(samples)
-    are_far = trained.are_far(samples)
+    classes, probabilities, are_far = trained.classify(samples)
     far = [""] * len(samples) if are_far is None else are_far.tolist()
     class_names = data.label_names(trained.config.data)
     predicted = [class_names[label] for label in classes]
