@@ -42,6 +42,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["lzn_jax", "lzn_jax.*"]),
+    package_data={"lzn_jax": ["shipped/*/*", "shipped/*/figures/*"]},
     # An editable install is then a path, by which a checkout named lzn_jax is imported from above.
     package_dir={"": "."},
     cmdclass={"build_py": BuildWithConfigs},

@@ -20,6 +20,7 @@ from lzn_jax.run.workdir import has_checkpoint
 from lzn_jax.trained_model import TrainedModel
 
 MANIFEST = "manifest.json"  # describes the programs of an export
+SHIPPED = Path(__file__).parent / "shipped"  # shared models in the package, by name
 
 
 def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
@@ -27,21 +28,17 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
 
     Args:
       path: folder of a run, one of its `checkpoints/STEP`, or folder of a shared model;
-        "hub:OWNER/NAME" for a model on the Hugging Face Hub; "released/NAME" for the paper's
-        checkpoint of configs/NAME.py. Both are downloaded on first use.
+        "digits_text" for the model in this package; "hub:OWNER/NAME" for a model on the Hugging
+        Face Hub; "released/NAME" for the paper's checkpoint of configs/NAME.py. The last two are
+        downloaded on first use.
       extensions: files or modules that register the parts of the run.
 
     Raises UserError if there is no readable run or model.
     """
     use_compile_cache()
-    if str(path).startswith(shared_model.PREFIX):
-        folder = shared_model.fetch_model(str(path).removeprefix(shared_model.PREFIX))
-        return shared_model.read(folder, extensions)
-    path = Path(path)
+    path = find(path)
     if (path / MANIFEST).is_file():
         raise UserError(f"{path} has the programs of an export: load its run, {path.parent}")
-    if shared_model.is_shared(path):
-        return shared_model.read(shared_model.verified(path), extensions)
     if path.parent == Path("released") and not path.is_dir():
         from lzn_jax import convert  # here, since it imports all of training
 
@@ -52,12 +49,28 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
     return restore(configuration.load_run(path, extensions=extensions), path, step)
 
 
+def find(path: str | Path) -> Path:
+    """Folder of a run or of a verified shared model, which is downloaded from the Hub if needed.
+
+    The name of a model in the package stands for it, unless the current folder contains a folder
+    of that name. Raises UserError for a shared model that is damaged or cannot be downloaded.
+    """
+    if str(path).startswith(shared_model.PREFIX):
+        return shared_model.fetch_model(str(path).removeprefix(shared_model.PREFIX))
+    path = Path(path)
+    if path.parent == Path() and not path.is_dir() and (SHIPPED / path).is_dir():
+        path = SHIPPED / path
+    return shared_model.verified(path) if shared_model.is_shared(path) else path
+
+
 def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
     """Restores a run from its work folder, at its newest intact checkpoint or at `step`.
 
-    Reads only the averaged weights and the context anchors. Raises UserError if there is no
-    readable checkpoint.
+    Reads only the averaged weights and the context anchors. The folder may also contain a shared
+    model. Raises UserError if there is no readable checkpoint.
     """
+    if shared_model.is_shared(workdir):
+        return shared_model.read(config, workdir)
     folder = workdir / "checkpoints"
     if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
         raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")

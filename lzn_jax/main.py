@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import lzn_jax
 from lzn_jax import parts
-from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
+from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 
 # Modules that import for seconds are imported in functions, so that --help does not wait.
@@ -46,7 +46,7 @@ FLAGS = {
     "--source": "data type to translate from",
     "--target": "data type to translate to",
     "--extensions": "files or modules that register parts: A.py,B.py",
-    "--slice": "hardware for --mode=compile, such as v5e:4x4 or h100:8",
+    "--slice": "hardware for --mode=compile and check_data, such as v5e:4x4 or h100:8",
 }
 FIRST = "python -m lzn_jax.main --config=digits_joint"
 
@@ -80,29 +80,34 @@ def _run(arguments: list[str], listens: bool) -> int:
         interruption.exit_code = EXIT_RUN_AGAIN
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
-    config, workdir = _config_and_workdir(flags)
+    config, workdir, shared = _config_and_folders(flags)
     if flags.mode == "show_config":
         space = LatentSpace(config, devices.make_mesh(1))
         print(space.plan, configuration.explain(config), sep="\n\n")
         return EXIT_DONE
     if flags.mode == "compile":
-        return compile.compile_step(config, flags.slice)
+        fits = compile.compile_step(config, compile.find(flags.slice)).fits
+        return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
     with credited(data.attribution(config.data)):
         if flags.mode == "check_data":
-            return check_data.check(config, workdir)
+            return check_data.check(config, workdir, flags.slice)
         use_compile_cache()
         with (
             processes.together(flags.coordinator, flags.num_processes, flags.process_id),
             workdirs.guarded(workdir),
             parts.mistakes(),  # here, too, since all processes report the error of one
         ):
-            return _run_mode(flags, data.fit_context(config), workdir, interruption)
+            return _run_mode(flags, data.fit_context(config), workdir, shared, interruption)
 
 
 def _run_mode(
-    flags: argparse.Namespace, config: "ConfigDict", workdir: Path, interruption: "Interruption"
+    flags: argparse.Namespace,
+    config: "ConfigDict",
+    workdir: Path,
+    shared: Path | None,
+    interruption: "Interruption",
 ) -> int:
-    """Runs a mode that needs a work folder. Returns the exit code."""
+    """Runs a mode that needs a work folder, or a shared model. Returns the exit code."""
     from lzn_jax import train
     from lzn_jax.latent_space import LatentSpace
     from lzn_jax.loading import restore
@@ -117,12 +122,12 @@ def _run_mode(
             space = LatentSpace(config, devices.inference_mesh())
             _log.info("\n".join(next_steps(space, workdir)))
         return code
-    workdirs.prepare(config, workdir, is_training=False)
+    workdirs.prepare(config, workdir, is_training=False, shared=shared)
     mode: Any = export.export if flags.mode == "export" else getattr(inference, flags.mode)
     if flags.mode == "translate":
         mode = functools.partial(mode, source=flags.source, target=flags.target)
     given = [flags.input] if flags.mode in MODES_WITH_INPUT else []
-    mode(restore(config, workdir), workdir, *given)
+    mode(restore(config, shared or workdir), workdir, *given)
     _log.info("done: results are in %s", workdir)
     return EXIT_DONE
 
@@ -150,16 +155,23 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     if flags.input == "":
         raise UserError("--input is empty: give a file, text or labels, or omit it for test data")
-    if (flags.slice is not None) != (flags.mode == "compile"):
-        raise UserError("--slice=NAME and --mode=compile go together")
+    if flags.mode == "compile" and flags.slice is None:
+        raise UserError("--mode=compile needs --slice=NAME, such as v5e:4x4 or h100:8")
+    if flags.slice is not None and flags.mode not in ("compile", "check_data"):
+        raise UserError("--slice goes with --mode=compile or --mode=check_data")
     if {flags.source is not None, flags.target is not None} != {flags.mode == "translate"}:
         raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
     return flags
 
 
-def _config_and_workdir(flags: argparse.Namespace) -> tuple["ConfigDict", Path]:
-    """Config, from --config or from the run in the work folder, and the work folder."""
+def _config_and_folders(flags: argparse.Namespace) -> tuple["ConfigDict", Path, Path | None]:
+    """Config, from --config or from the model in --workdir; work folder; folder of a shared model.
+
+    Results of a shared model are written to a work folder of their own, results/shared_NAME.
+    """
     from lzn_jax import configuration
+    from lzn_jax.loading import find
+    from lzn_jax.release.shared_model import is_shared
     from lzn_jax.run import workdir as workdirs
 
     if "://" in (flags.workdir or ""):
@@ -167,13 +179,15 @@ def _config_and_workdir(flags: argparse.Namespace) -> tuple["ConfigDict", Path]:
             f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"
         )
     extensions = [name for name in (flags.extensions or "").split(",") if name]
-    if flags.config is not None:
-        found = configuration.load(flags.config, flags.overrides, extensions)
-        return found, Path(flags.workdir or workdirs.default(flags.config))
-    if flags.workdir is None:
+    if flags.config is None and flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
-    workdir = Path(flags.workdir)
-    return configuration.load_run(workdir, flags.overrides, extensions), workdir
+    workdir, shared = Path(flags.workdir or workdirs.default(flags.config)), None
+    if flags.mode != "train" and is_shared(found := find(workdir)):
+        workdir, shared = Path("results") / f"shared_{workdir.name}", found
+    if flags.config is not None:
+        return configuration.load(flags.config, flags.overrides, extensions), workdir, shared
+    config = configuration.load_run(shared or workdir, flags.overrides, extensions)
+    return config, workdir, shared
 
 
 def command() -> int:

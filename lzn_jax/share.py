@@ -1,6 +1,7 @@
 """Shares a trained model on the Hugging Face Hub, where `lzn_jax.load("hub:OWNER/NAME")` finds it.
 
-    python -m lzn_jax.share --workdir=DIR [--repo=OWNER/NAME] [--private] [--extensions=A.py,B.py]
+    python -m lzn_jax.share --workdir=DIR [--repo=OWNER/NAME] [--private] [--half]
+                            [--extensions=A.py,B.py]
 
 Writes the folder DIR/shared and uploads it to --repo. Without --repo it is only written.
 `lzn_jax.load` reads this folder, too. A new repository is public unless --private is given.
@@ -30,6 +31,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--repo", help="OWNER/NAME of the repository to upload to")
     parser.add_argument("--private", action="store_true", help="only its owner can load it")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
+    parser.add_argument("--half", action="store_true", help="store weights in half precision")
     flags = parser.parse_args(arguments)
     if flags.private and flags.repo is None:
         raise UserError("--private goes with --repo=OWNER/NAME")
@@ -42,7 +44,7 @@ def _run(arguments: list[str]) -> int:
     model, folder = loading.restore(config, flags.workdir), flags.workdir / "shared"
     source = "FOLDER" if flags.repo is None else f"{shared_model.PREFIX}{flags.repo}"
     with workdirs.guarded(flags.workdir):
-        shared_model.write(folder, flags.workdir, model, source)
+        shared_model.write(folder, flags.workdir, model, source, is_half=flags.half)
     _log.info("the model after %d updates is in %s", model.step, folder)
     if flags.repo is not None:
         address = shared_model.upload(folder, flags.repo, private=flags.private)

@@ -8,6 +8,7 @@ are translations too.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -136,6 +137,15 @@ class TrainedModel:
         """One line, without the weights."""
         study = self.config.study or " and ".join(self.config.types)
         return f"TrainedModel({study} on {self.config.data.name}, step {self.step})"
+
+    def read_images(self, path: str | Path) -> UInt8[np.ndarray, "n h w c"]:
+        """Images of a file or a folder as the run reads them, like `--input` (docs/own_images.md).
+
+        They are in the order of their names. One log line counts the changes.
+        """
+        if not self.space.types[self.main_type].is_images:
+            raise UserError("the run has no images")
+        return np.asarray(self.space.types[self.main_type].named(str(path))[0])
 
     def anchors(self, samples: Samples, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
         """Anchors of samples of a data type (default: the main type)."""

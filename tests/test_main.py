@@ -356,7 +356,7 @@ BAD_INPUT = """
 --mode=sample --workdir={new} | no checkpoint in {new}
 --workdir={new}/file/run | cannot be written
 --workdir=gs://bucket/run | mount the bucket
---slice=v5e:1 | --slice=NAME and --mode=compile go together
+--slice=v5e:1 | --slice goes with --mode=compile or --mode=check_data
 --source=image | --source=TYPE, --target=TYPE and --mode=translate go together
 --mode=translate --source=image | --source=TYPE, --target=TYPE and --mode=translate go together
 --config.evaluation.clip_path=/nowhere | None for grey images

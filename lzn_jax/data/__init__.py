@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import parts
-from lzn_jax.data.pixels import FLIP, EncodedImages, evenly_spaced, is_light
+from lzn_jax.data.pixels import CROP_TO_INK, FLIP, EncodedImages, evenly_spaced, is_light
 from lzn_jax.errors import UserError
 from lzn_jax.models import has_latents
 from lzn_jax.parts import Field, flag
@@ -84,15 +84,19 @@ def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
 
 
 def fixed_images(
-    size: int, channels: int, classes: int, *, flip: bool, **sizes: Any
+    size: int, channels: int, classes: int, *, flip: bool, fills: bool = False, **sizes: Any
 ) -> dict[str, Field]:
-    """Fields of a data set with fixed channels and classes. `sizes` limits the image size."""
+    """Fields of a data set with fixed channels and classes. `sizes` limits the image size.
+
+    `fills` tells that the object of an image fills the frame.
+    """
     field = functools.partial(Field, int, from_data=True)
     return {
         "data.image_size": field("height and width in pixels", size, **sizes),
         "data.channels": field("image channels", channels, choices=(channels,)),
         "data.num_classes": field("number of classes", classes, choices=(classes,)),
         "data.flip": flag(FLIP, flip),
+        "data.crop_to_ink": flag(CROP_TO_INK, fills),
     }
 
 

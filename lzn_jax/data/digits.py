@@ -8,6 +8,8 @@ from lzn_jax import parts
 from lzn_jax.data import Examples, digit_captions, fixed_images
 from lzn_jax.parts import flag
 
+LICENCE = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository)"
+
 
 def load(data: ConfigDict, split: str) -> Examples:
     """One split of 1437 training or 360 test digits, with the same share of each class."""
@@ -44,6 +46,6 @@ parts.add(
     "data",
     "digits",
     "lzn_jax.data.digits",
-    fixed_images(8, 1, 10, flip=False, choices=(8,))  # a mirrored digit is not a digit
+    fixed_images(8, 1, 10, flip=False, fills=True, choices=(8,))  # a mirrored digit is not a digit
     | {"data.captions": flag("each image has a caption of its digit, weight and lean", False)},
 )

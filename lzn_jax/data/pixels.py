@@ -22,6 +22,7 @@ from lzn_jax.parts import Field, count, count_or_0, flag, knob, positive
 from lzn_jax.progress import progress
 
 FLIP = "flip training images left to right at random"
+CROP_TO_INK = "cut grey images of --input and the page to their ink, which then fills the frame"
 ENCODED_FIELDS = {  # fields of a data set of `EncodedImages`
     # The limit keeps another user's config from using all memory.
     "data.image_size": count("height and width in pixels, after resize and crop", maximum=4096),
@@ -31,6 +32,7 @@ ENCODED_FIELDS = {  # fields of a data set of `EncodedImages`
     "data.channels": Field(int, "image channels: grey or RGB", 3, choices=(1, 3)),
     "data.num_classes": count("number of classes, 1 = all images are in one class"),
     "data.flip": flag(FLIP, True),
+    "data.crop_to_ink": flag(CROP_TO_INK, False),
     "data.workers": count_or_0(
         "processes that decode training images, None = all cores but two, 0 = a thread", None
     ),
@@ -49,23 +51,25 @@ _log = logging.getLogger(__name__)
 
 _MODES = {1: "L", 3: "RGB"}
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_GREY_MODES = ("1", "L", "LA", *_SIXTEEN_BIT_MODES)
+_JPEG = {"JPEG", "MPO"}  # MPO is a JPEG file with further images
 
 
 class UnreadableImageError(UserError):
     """A file that is broken, empty or not an image."""
 
 
-def decode(encoded: bytes, channels: int) -> Image.Image:
+def decode(encoded: bytes, channels: int, *, contrasts: bool = False) -> Image.Image:
     """The image in a file's content, upright, in mode L (1 channel) or RGB (3 channels).
 
-    The EXIF orientation is applied. Transparency is dropped, as in the usual loaders of image
-    folders. 16-bit grey is scaled to 8 bits. A truncated JPEG is an error. A JPEG with wrong bits
-    decodes to wrong pixels, because JPEG contains no checksum.
+    The EXIF orientation is applied. Transparent pixels become white; with `contrasts` they become
+    black if what is visible is light. 16-bit grey is scaled to 8 bits. A truncated JPEG is an
+    error. A JPEG with wrong bits decodes to wrong pixels, because JPEG contains no checksum.
 
     Raises UnreadableImageError with the reason if the file cannot be decoded.
     """
     with _opened(encoded) as image:
-        return _upright(image, channels)
+        return _upright(image, channels, contrasts)
 
 
 def check_header(encoded: bytes) -> None:
@@ -87,16 +91,52 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise UnreadableImageError(reason) from error
 
 
-def _upright(image: Image.Image, channels: int) -> Image.Image:
+def _upright(image: Image.Image, channels: int, contrasts: bool = False) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in _SIXTEEN_BIT_MODES:
         levels = np.asarray(image).astype(np.uint32)  # 0 ... 65535; convert() would clip
         image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("it has more than 16 bits a channel")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.has_transparency_data:
+        image = composited(image, contrasts)
     return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+
+
+def composited(image: Image.Image, contrasts: bool = False) -> Image.Image:
+    """An image with transparency over white, or over black if it is light and `contrasts`."""
+    colours = image.convert("RGBA")
+    grey, alpha = (np.asarray(each, np.float32) for each in colours.convert("LA").split())
+    is_light = np.sum(grey * alpha) > 127.5 * np.sum(alpha)
+    ground = (0, 0, 0) if contrasts and is_light else (255, 255, 255)
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), colours).convert("RGB")
+
+
+def oddities(encoded: bytes, name: str, data: ConfigDict) -> list[str]:
+    """What an image file differs in from the usual images of a data set, in words.
+
+    Raises UnreadableImageError like `decode`.
+    """
+    with _opened(encoded) as image:
+        mode, size, kind = image.mode, image.size, image.format
+        known = Image.registered_extensions().get(os.path.splitext(name)[1].lower(), kind)
+        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else 255
+        colours = np.asarray(image.convert("RGB")) if mode not in _GREY_MODES else None
+        is_grey = colours is None or not np.ptp(colours, axis=-1).any()
+        found = {
+            "transparent, composited over white": np.min(alpha) < 255,
+            "16-bit, scaled to 8 bits": mode in _SIXTEEN_BIT_MODES,
+            "CMYK, converted": mode == "CMYK",
+            "with a palette, converted": mode in ("P", "PA"),
+            "animated, first frame taken": getattr(image, "is_animated", False) and kind != "MPO",
+            "turned upright by EXIF": image.getexif().get(ExifTags.Base.Orientation, 1) != 1,
+            "grey among colours": is_grey and data.channels == 3,
+            "coloured, converted to grey": not is_grey and data.channels == 1,
+            f"smaller than {data.image_size} pixels, enlarged": min(size) < data.image_size,
+            "larger than 16 million pixels, reduced": size[0] * size[1] > 2**24,
+            "not of the format that the name says": known != kind and {known, kind} != _JPEG,
+        }
+    return [fact for fact, is_so in found.items() if is_so]
 
 
 def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, "size size c"]:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
+from PIL import Image, ImageOps
 
 from lzn_jax.data import pixels
 from lzn_jax.data.folder import IMAGE_SUFFIXES, Files, image_names
 from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.errors import UserError
+
+_INVERTED = "inverted to the background of the training images (data.invert_input=False: none)"
+_LEAST_CONTRAST = 16  # levels between background and ink
 
 _log = logging.getLogger(__name__)
 
@@ -38,18 +42,10 @@ def read_images(
     images: EncodedImages, is_light: bool | None = None
 ) -> UInt8[np.ndarray, "n h w c"]:
     """All images that a user names (see `read_image`). One log line counts their changes."""
-    data, side, counts, read = images.data, images.data.image_size, Counter[str](), []
-    inverted = "inverted to the background of the training images (data.invert_input=False: none)"
+    counts, read = Counter[str](), []
     for row in range(len(images)):
-        (image, is_inverted), _ = images.load(row, lambda e: read_image(e, data, is_light))
-        whole, _ = images.load(row, lambda e: pixels.decode(e, 3))
-        changes = {
-            inverted: is_inverted,
-            "cropped to the central square": whole.width != whole.height,
-            f"resized to {side}x{side}": whole.size != (side, side),
-            "converted to grey": data.channels == 1 and np.ptp(np.asarray(whole), axis=-1).any(),
-        }
-        counts.update(change for change, is_made in changes.items() if is_made)
+        (image, changes), _ = images.load(row, lambda e: read_image(e, images.data, is_light))
+        counts.update(changes)
         read.append(image)
     if counts:
         summary = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
@@ -59,15 +55,76 @@ def read_images(
 
 def read_image(
     encoded: bytes, data: ConfigDict, is_light: bool | None = None
-) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
-    """A user's image with the size and channels of `data`, and whether it was inverted.
+) -> tuple[UInt8[np.ndarray, "h w c"], list[str]]:
+    """A user's image as the model reads it, and the changes made (see `adapt`).
 
-    `data.invert_input` decides whether to invert. If it is None, a grey image is inverted if its
-    background differs from the data's, `is_light`. Raises UnreadableImageError if it cannot be
-    decoded.
+    Transparent pixels become white, or black if the data are grey and what is visible is light.
+    Raises UnreadableImageError if the file cannot be decoded.
     """
-    image, is_inverted = pixels.prepare(encoded, data), data.get("invert_input")
+    image = pixels.decode(encoded, 3, contrasts=data.channels == 1)
+    share = 1.0 if data.get("crop_to_ink", False) else None
+    adapted, changes = adapt(image, data, is_light, share)
+    if "transparent, composited over white" in pixels.oddities(encoded, "", data):
+        changes.insert(0, "composited over a plain background")
+    return adapted, changes
+
+
+def adapt(
+    image: Image.Image, data: ConfigDict, is_light: bool | None, share: float | None = None
+) -> tuple[UInt8[np.ndarray, "h w c"], list[str]]:
+    """An RGB image with the size and channels of `data`, and the changes made.
+
+    `share` is the larger side of the ink in the frame. Grey ink is cut out, centred and stretched
+    to full contrast; None keeps the central square of the image. `data.invert_input` decides
+    whether to invert. If it is None, a grey image is inverted if its background differs from the
+    data's, `is_light`.
+    """
+    side, is_grey, changes = data.image_size, data.channels == 1, []
+    if is_grey:
+        if np.ptp(np.asarray(image), axis=-1).any():
+            changes.append("converted to grey")
+        image = image.convert("L")
+    ink, has_light_ground = ink_of(image) if is_grey else (None, False)
+    if ink is not None and share is not None:
+        changes.append("cropped to the ink")
+        frame = round(max(ink.size) / share)
+        square = Image.new("L", (frame, frame))
+        square.paste(ink, ((frame - ink.width) // 2, (frame - ink.height) // 2))
+        adapted = np.asarray(square.resize((side, side), Image.Resampling.BOX))[..., None]
+        adapted = 255 - adapted if has_light_ground else adapted
+    else:
+        if image.width != image.height:
+            changes.append("cropped to the central square")
+        if image.size != (side, side):
+            changes.append(f"resized to {side}x{side}")
+        adapted = pixels.fit(image, side, data.get("centre_crop", 1.0))
+        has_light_ground = bool(pixels.is_light(adapted[None]))
+    is_inverted = data.get("invert_input")
     if is_inverted is None:
-        differs = is_light not in (None, pixels.is_light(image[None]))
-        is_inverted = data.channels == 1 and differs
-    return 255 - image if is_inverted else image, is_inverted
+        is_inverted = is_grey and is_light not in (None, has_light_ground)
+    if is_inverted:
+        changes.append(_INVERTED)
+    return 255 - adapted if is_inverted else adapted, changes
+
+
+def ink_of(image: Image.Image) -> tuple[Image.Image | None, bool]:
+    """The ink of a grey image, cropped, light on black; whether its background is light.
+
+    The background is the median of the border. Ink differs from it by more than half of the largest
+    difference. None for an image without contrast.
+    """
+    levels = np.asarray(image, np.int16)
+    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+    ground = int(np.median(border))
+    ink = np.abs(levels - ground)
+    strongest = int(ink.max())
+    if strongest < _LEAST_CONTRAST:
+        return None, ground > 127
+    light = Image.fromarray(np.round(ink * (255 / strongest)).astype(np.uint8))
+    return light.crop(light.point(lambda level: level > 127).getbbox()), ground > 127
+
+
+def thumbnail(encoded: bytes, side: int = 128) -> Image.Image:
+    """A user's image in colour, whole, in a grey square. Transparent pixels are as in a page."""
+    image = pixels.decode(encoded, 3, contrasts=True)
+    return ImageOps.pad(image, (side, side), color=(128, 128, 128))

@@ -1,8 +1,9 @@
 """Serves a page in the browser for a trained run, to this machine only.
 
-    python -m lzn_jax.demo --workdir=DIR [--port=PORT]
+    python -m lzn_jax.demo [--workdir=DIR] [--port=PORT]
 
-DIR is the folder of a run, or anything else that `lzn_jax.load` takes, as hub:OWNER/NAME.
+DIR is the folder of a run, or anything else that `lzn_jax.load` takes, as hub:OWNER/NAME. Without
+it, the page shows the package's model of digits, labels and captions.
 """
 
 import importlib.util
@@ -24,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = Parser("lzn_jax.demo", __doc__)
-    parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
+    parser.add_argument(
+        "--workdir", default="digits_text", help="folder of a run, or released/NAME"
+    )
     parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1; 0: a free one")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
     flags = parser.parse_args(arguments)

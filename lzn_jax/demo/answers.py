@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lzn_jax import data, plots
 from lzn_jax.data import Examples, pixels, user_images
@@ -166,16 +166,8 @@ class Answers:
 
         Raises UserError if the file is not an image.
         """
-        width, height = pixels.decode(encoded, self._data.channels).size
-        image, is_inverted = user_images.read_image(encoded, self._data, self._is_light)
-        side, notes = self._data.image_size, []
-        if (width, height) != (side, side):
-            size = f"{width} × {height} image, at {side} × {side} pixels"
-            notes.append(f"The model's input is the middle of your {size}.")
-        if is_inverted:
-            ground = "dark" if pixels.is_light(image[None]) else "light"
-            notes.append(f"Your image has a {ground} background; its inverse is used.")
-        return image, " ".join(notes)
+        image, changes = user_images.read_image(encoded, self._data, self._is_light)
+        return image, f"Your image was {', '.join(changes)}." if changes else ""
 
     def drawn(self, drawing: UInt8[np.ndarray, "rows columns 3"]) -> Picture:
         """The image that the model reads for a drawing on white.
@@ -184,19 +176,11 @@ class Answers:
         scaled to the mean height in the data and drawn on the data's background. Raises UserError
         for an empty canvas.
         """
-        canvas, size = Image.fromarray(drawing), (self._data.image_size, self._data.image_size)
-        has_colours = self._data.channels == 3
-        ink = ImageOps.invert(canvas if has_colours else canvas.convert("L"))
-        box = (ink if has_colours else ink.point(lambda level: level > 127)).getbbox()
-        if box is None:
+        canvas, is_grey = Image.fromarray(drawing), self._data.channels == 1
+        if np.min(drawing) == np.max(drawing):
             raise UserError("draw something first")
-        if has_colours:
-            return np.asarray(canvas.resize(size, Image.Resampling.BOX))
-        (left, top, right, bottom), share = box, self._height
-        side, x, y = max(right - left, bottom - top) / share, left + right, top + bottom
-        square: Any = [round(end / 2) for end in (x - side, y - side, x + side, y + side)]
-        image = np.asarray(ink.crop(square).resize(size, Image.Resampling.BOX))[..., None]
-        return 255 - image if self._is_light else image
+        share = self._height if is_grey else None
+        return user_images.adapt(canvas, self._data, self._is_light, share)[0]
 
     def translated(self, source: str, target: str, value: object, seed: int) -> tuple[object, str]:
         """Translations of the value of the source's component, and a note of unknown words.

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from lzn_jax.data.pixels import (
     UnreadableImageError,
     decoding_threads,
     evenly_spaced,
+    oddities,
 )
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
+from lzn_jax.modes import compile
 from lzn_jax.progress import progress
 from lzn_jax.run import devices
 
@@ -30,13 +33,15 @@ _SHOWN_CLASSES, _SHOWN_OF_A_CLASS = 20, 12
 _log = logging.getLogger(__name__)
 
 
-def check(config: ConfigDict, workdir: Path) -> int:
+def check(config: ConfigDict, workdir: Path, slice_name: str | None = None) -> int:
     """Reports counts, classes, texts and unreadable images, and draws a contact sheet.
 
-    Returns exit code 0. Raises UserError if the data set cannot be read. Without
-    `data.skip_unreadable`, also raises UserError at the end for unreadable images, and for texts or
-    images that are not pairs.
+    With the name of a slice it also compiles an update for it, and reports whether this host
+    supplies the images that a host of the slice needs. Returns exit code 0. Raises UserError if the
+    data set cannot be read. Without `data.skip_unreadable`, also raises UserError at the end for
+    unreadable images, and for texts or images that are not pairs.
     """
+    machine = None if slice_name is None else compile.find(slice_name)  # before JAX starts
     data, names = config.data, class_names(config.data)
     types = [parts.get("type", name)(config) for name in config.types]
     splits = {split: load_pairs_alone(data, split) for split in ("train", "test")}
@@ -61,14 +66,32 @@ def check(config: ConfigDict, workdir: Path) -> int:
             f"{found} (in {data.path}): repair or remove them, or train without them with "
             "--config.data.skip_unreadable=True"
         )
-    _describe_supply(config, splits["train"])
+    supplied = _supply(config, splits["train"])
+    if machine is not None:
+        needed = compile.compile_step(config, machine).images
+        _log.info("%s", comparison(supplied, needed, machine.name))
     return EXIT_DONE
 
 
-def _describe_supply(config: ConfigDict, train: Examples) -> None:
-    """Logs how many images of training batches this host decodes in a second."""
+def comparison(supplied: float | None, needed: float | None, name: str) -> str:
+    """Whether a host with the speed of this one feeds its share of a slice, in words."""
+    if supplied is None or needed is None:
+        missing = "how many images this host supplies" if supplied is None else "the demand"
+        return f"{name}: {missing} was not measured"
+    rates = f"a host needs {needed:,.0f} images per second, this host supplies {supplied:,.0f}"
+    if supplied >= needed:
+        return f"enough for {name}: {rates}"
+    return (
+        f"not enough for {name}, updates would wait {1 - supplied / needed:.0%} of their "
+        f"time: {rates}; use hosts with {needed / supplied:.1f} times the cores or store smaller "
+        "images"
+    )
+
+
+def _supply(config: ConfigDict, train: Examples) -> float | None:
+    """Training images that this host decodes in a second. None for few images and for arrays."""
     if not isinstance(train.images, EncodedImages) or len(train.labels) < MIN_FOR_WORKERS:
-        return
+        return None
     transform = LatentSpace(config, devices.inference_mesh()).transform
     options = {"workers": config.data.workers, "cores": devices.own_cores()}
     with TrainingBatches(train, _DECODED_AT_A_TIME, config.seed, transform, **options) as batches:
@@ -79,25 +102,33 @@ def _describe_supply(config: ConfigDict, train: Examples) -> None:
             count += _DECODED_AT_A_TIME
         rate, workers = count / seconds, batches.workers
     by = f"{rate / workers:.0f} by each of {workers} workers" if workers else "by one thread"
-    _log.info(
-        "this host supplies %.0f training images per second, %s; how many the host of an "
-        "accelerator needs: --mode=compile --slice=NAME", rate, by,
-    )  # fmt: skip
+    _log.info("this host supplies %.0f training images per second, %s", rate, by)
+    return rate
 
 
 def _unreadable(examples: Examples, split: str) -> list[int]:
-    """Decodes all images. Logs unreadable images and returns their rows."""
-    images, reasons = examples.images, dict[int, str]()
+    """Decodes all images. Logs what is odd and what cannot be read. Returns unreadable rows."""
+    images, reasons, kinds = examples.images, dict[int, str](), list[str]()
     if not isinstance(images, EncodedImages):
         return []
     threads = decoding_threads()
+
+    def attempt(row: int) -> UnreadableImageError | None:
+        def use(encoded: bytes) -> None:
+            images.decode(encoded)
+            kinds.extend(oddities(encoded, images.source.name(row), images.data))
+
+        return images.attempt(row, use)
+
     with progress(len(images), f"checking {split}", unit="image") as bar:
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
             rows = range(start, min(start + _IMAGES_AT_A_TIME, len(images)))
-            for row, image in zip(rows, threads.map(images.attempt, rows), strict=True):
+            for row, image in zip(rows, threads.map(attempt, rows), strict=True):
                 if isinstance(image, UnreadableImageError):
                     reasons[row] = str(image)
             bar.update(len(rows))
+    for kind, count in sorted(Counter(kinds).items()):
+        _log.info("%s: %d images are %s", split, count, kind)
     for row in list(reasons)[:MAX_NAMED]:
         _log.info("unreadable: %s: %s", images.source.name(row), reasons[row])
     if (more := len(reasons) - MAX_NAMED) > 0:

@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, train
-from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import compiled_time, costs, devices
 
@@ -55,11 +55,19 @@ gpu_device_info {{
 class CompileTarget(NamedTuple):
     """Devices to compile for."""
 
+    name: str  # as given, such as v5e:4x4
     devices: list[jax.Device]  # descriptions of devices, which cannot run programs
     platform: str  # platform that JAX lowers for
     memory: float  # bytes per device available to programs
     options: dict[str, Any]  # options of the compiler
     per_host: int  # largest number of devices of a host
+
+
+class Verdict(NamedTuple):
+    """Result of a compilation."""
+
+    fits: bool  # whether the step fits into the memory of the devices
+    images: float | None  # per second that each host must supply, None without an estimate
 
 
 def find(name: str) -> CompileTarget:
@@ -94,7 +102,7 @@ def _tpus(name: str, kind: str, shape: str) -> CompileTarget:
         raise UserError(f"there is no slice {name}: use {_EXAMPLES} ({error})") from error
     devices: list[Any] = list(topology.devices)[: 1 if shape == "1" else None]
     per_host = sum(each.process_index == devices[0].process_index for each in devices)
-    return CompileTarget(devices, "tpu", _tpu_memory(devices[0]), {}, per_host)
+    return CompileTarget(name, devices, "tpu", _tpu_memory(devices[0]), {}, per_host)
 
 
 def _tpu_memory(device: jax.Device) -> float:
@@ -122,23 +130,23 @@ def _gpus(name: str, count: int) -> CompileTarget:
     )
     # Autotuning needs a GPU, and chooses the tile sizes of Triton matrix products.
     options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-    return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options, each)
+    machines = list(topology.devices)
+    return CompileTarget(name, machines, "cuda", _H100_MEMORY, options, each)
 
 
-def compile_step(config: ConfigDict, name: str) -> int:
-    """Compiles an update for the slice `name` and prints a report, one fact per line.
+def compile_step(config: ConfigDict, machine: CompileTarget) -> Verdict:
+    """Compiles an update and prints a report, one fact per line.
 
-    Returns exit code 0 if the step fits, else 4. Raises UserError like `find`, and for batches that
-    leave devices idle.
+    Raises UserError for batches that leave devices idle.
     """
-    machine = find(name)
+    images = None
     mesh = models.built(devices.training_mesh, config.training, available=machine.devices)
     lowered, cost = lower_step(LatentSpace(config, mesh), mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
     share = 100 * cost.inside / cost.total
     each = f"{machine.memory / 1e9:.1f} GB each"
     size, part = training.batch_size, training.microbatch_size
-    _report("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
+    _report("slice", f"{machine.name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
     _report("batch", f"{size} images" + (f" in micro-batches of {part}" if part else ""))
     _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
     chip, started = costs.chip(kind), time.monotonic()
@@ -163,11 +171,12 @@ def compile_step(config: ConfigDict, name: str) -> int:
             seconds = _report_clock(estimate, cost.total / mesh.size / chip.operations)
             if seconds is not None:
                 chips, bound = min(machine.per_host, mesh.size), "at most " * (not estimate.cycles)
-                rate = f"{bound}{size / seconds * chips / mesh.size:,.0f}"
-                _report("images per second that each host must supply", f"{rate} for {chips} chips")
+                images = size / seconds * chips / mesh.size
+                rate = f"{bound}{images:,.0f} for {chips} chips"
+                _report("images per second that each host must supply", rate)
     _report("compile time", f"{time.monotonic() - started:.0f} s")
     _report("fits", "yes" if fits else "no")
-    return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
+    return Verdict(fits, images)
 
 
 def _report_cost(operations: float, chip: costs.Chip, chips: int, updates: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lzn_jax import data, files, plots
+from lzn_jax.data.user_images import thumbnail
 from lzn_jax.data_types import DataType, Samples, are_images
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.samples import draw
@@ -35,7 +36,14 @@ def _opened(
     kind = trained.space.types[pair[0] if pair else trained.main_type]
     if samples_from is not None:
         samples, names = kind.named(samples_from)
-        return kind, samples, None, names, workdir / INPUT_FOLDER
+        folder = workdir / INPUT_FOLDER
+        if kind.is_images:
+            given = [
+                np.asarray(thumbnail(Path(name).read_bytes())) for name in names[: plots.MAX_PAIRS]
+            ]
+            path = folder / "figures" / "read.png"
+            plots.translations(path, given, samples, "Images as given and as read", made=False)
+        return kind, samples, None, names, folder
     test = data.load(trained.config.data, "test")
     rows = kind.readable(test)  # texts need tokens
     test = test if len(rows) == len(test.labels) else test.at(rows)

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from lzn_jax import configuration, data, files, schema
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
@@ -84,12 +85,15 @@ def text(
     return "\n\n".join(str(section) for section in sections if section) + "\n"
 
 
-def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None:
+def write(
+    folder: Path, workdir: Path, model: TrainedModel, source: str, *, is_half: bool = False
+) -> None:
     """Writes a model and the config, metrics and pictures of its run into a folder.
 
-    Replaces an earlier such folder. Paths in the config lose their folders (see `portable`). Raises
-    UserError if the folder contains anything else, for a link in place of a file to share, and for
-    a summary.json with anything but numbers.
+    `is_half` stores weights and context anchors in half precision. Replaces an earlier such folder.
+    Paths in the config lose their folders (see `portable`). Raises UserError if the folder contains
+    anything else, for a link in place of a file to share, and for a summary.json with anything but
+    numbers.
     """
     _check_replaceable(folder)
     values = portable(configuration.stored_values(workdir / CONFIG_FILE))
@@ -99,7 +103,10 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
     found = {name: _content(workdir, name) for name in [*PICTURES, *tokenizer, SUMMARY_FILE]}
     copied = {name: content for name, content in found.items() if content is not None}
     arrays = files.by_name({**model.model._asdict(), "step": np.int32(model.step)})
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=workdir) as temporary:
+    if is_half:
+        arrays = {n: a.astype("f2") if a.dtype == np.float32 else a for n, a in arrays.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new = Path(temporary) / folder.name
         files.write_json(new / CONFIG_FILE, configuration.nest(values))
         files.write_tensors(new / WEIGHTS_FILE, jax.tree.map(np.asarray, arrays))
@@ -181,26 +188,26 @@ def verified(folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path, extensions: Sequence[str] = ()) -> TrainedModel:
-    """The model in a folder of verified files. `extensions` register its parts.
+def read(config: ConfigDict, folder: Path) -> TrainedModel:
+    """The model in a folder of verified files. Weights in half precision become float32.
 
-    Raises UserError if a part or file is missing, and for a tensor that does not fit the config.
+    Raises UserError for a tensor that does not fit the config.
     """
-    config = configuration.load_run(folder, extensions=extensions)
     mesh = devices.inference_mesh()
     space = LatentSpace(config, mesh)
     shapes = {**space.model_shapes(), "step": jax.ShapeDtypeStruct((), np.int32)}
     path = folder / WEIGHTS_FILE
     found, expected = files.read_tensors(path), files.by_name(shapes)
+    whole = {n: a.astype("f4") if a.dtype == np.float16 else a for n, a in found.items()}
     there, wanted = (
         {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
-        for arrays in (found, expected)
+        for arrays in (whole, expected)
     )
     for name in [*wanted, *there]:
         if there.get(name) != wanted.get(name):
             problem = f"{there.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
             raise UserError(f"{path} does not fit its {CONFIG_FILE}: {name!r} is {problem}")
-    tree = jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in expected])
+    tree = jax.tree.unflatten(jax.tree.structure(shapes), [whole[name] for name in expected])
     shard = config.training.shard_parameters
     places = devices.placed(shapes["variables"], mesh, shard=shard)
     variables = jax.device_put(tree["variables"], jax.tree.map(lambda a: a.sharding, places))

@@ -35,7 +35,8 @@ _DISK_ERRORS = (
 # Fields that may differ from the run in the folder.
 FREE_FIELDS = (
     "data.tokenizer_path",  # the content of the file may not
-    *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable"),
+    *("data.path", "data.workers", "data.skip_unreadable"),
+    *("data.invert_input", "data.crop_to_ink"),
     *("training.devices", "training.microbatch_size", "training.remat"),
     *("training.shard_parameters", "training.num_steps", "training.log_every_steps"),
     *("checkpoint.", "evaluation.", "sampling.", "reporting."),
@@ -55,13 +56,18 @@ def default(config: str | Path) -> Path:
     return Path("results") / (path.parent.name if path.name == "config.py" else path.stem)
 
 
-def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
+def prepare(
+    config: ConfigDict, workdir: Path, *, is_training: bool, shared: Path | None = None
+) -> None:
     """Creates the folder for a run of `config`. Existing files stay unchanged.
 
-    Raises UserError if the folder is not writable, if it contains a run of a different config and,
-    except in training, if it contains no checkpoint.
+    A mode may use a model in the folder `shared` in place of a run. Raises UserError if the work
+    folder is not writable, if it or `shared` contains a run of a different config and, if a mode
+    has no model, for a missing checkpoint.
     """
-    if not is_training and not has_checkpoint(workdir):
+    if shared is not None:
+        check_same_run(config, shared, _FREE_AT_INFERENCE)
+    elif not is_training and not has_checkpoint(workdir):
         raise UserError(
             f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
             "choose the folder of a run with --workdir"

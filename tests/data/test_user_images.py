@@ -1,5 +1,6 @@
 """Images that a user names: found, adapted to those of a data set, and counted."""
 
+import io
 import re
 
 import numpy as np
@@ -71,3 +72,97 @@ def test_what_is_resized_or_turned_grey_is_counted_in_one_line(tmp_path, caplog)
                 user_images.find_images(str(tmp_path / name), _target(8, channels))
             )
     assert caplog.messages == []
+
+
+def _digits(**fields):
+    return ConfigDict({"image_size": 8, "channels": 1, "crop_to_ink": True, **fields})
+
+
+def _encoded(image):
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
+def _stroke(mode, ground, ink, box=(30, 10, 40, 50), size=(90, 60)):
+    """A bar of ink in a wide frame."""
+    image = Image.new(mode, size, ground)
+    image.paste(ink, box)
+    return _encoded(image)
+
+
+# A bar of 10 x 40 pixels fills the height of 8 pixels and two of its eight columns.
+BAR = np.zeros((8, 8, 1), np.uint8)
+BAR[:, 3:5] = 255
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        _stroke("L", 0, 255),
+        _stroke("L", 255, 0),
+        _stroke("L", 200, 140),  # stretched to full contrast
+        _stroke("RGB", (255, 255, 255), (20, 20, 20)),
+        _stroke("LA", (0, 0), (0, 255)),
+        _stroke("LA", (0, 0), (255, 255)),
+        _stroke("RGBA", (255, 255, 255, 0), (255, 255, 255, 255)),
+        _stroke("RGBA", (255, 255, 255, 0), (0, 0, 0, 255)),
+        _stroke("L", 0, 255, (80, 0, 90, 40)),  # at the edge
+    ],
+)
+def test_a_digit_is_cut_to_its_ink_whatever_its_background_and_margins(encoded):
+    """A closed form: the box filter averages whole blocks of five pixels."""
+    image, changes = user_images.read_image(encoded, _digits(), is_light=False)
+    np.testing.assert_array_equal(image, BAR)
+    assert "cropped to the ink" in changes
+    light, _ = user_images.read_image(encoded, _digits(), is_light=True)
+    np.testing.assert_array_equal(light, 255 - BAR)
+
+
+def test_noise_is_no_ink_and_an_image_without_ink_stays_whole():
+    rng, levels = np.random.default_rng(0), np.zeros((60, 90), np.uint8)
+    levels[10:50, 30:40] = 255
+    noisy = np.clip(levels + rng.normal(0, 20, levels.shape), 0, 255).astype(np.uint8)
+    image, _ = user_images.read_image(_encoded(Image.fromarray(noisy)), _digits(), False)
+    assert np.abs(image.astype(int) - BAR).max() < 30
+    blank, changes = user_images.read_image(_encoded(Image.new("L", (9, 9), 250)), _digits())
+    assert (blank == 250).all()
+    assert changes == ["resized to 8x8"]
+
+
+@pytest.mark.parametrize(
+    ("field", "is_light", "expected"),
+    [(None, False, BAR), (None, None, 255 - BAR), (False, False, 255 - BAR), (True, None, BAR)],
+)
+def test_inversion_is_said_and_can_be_chosen(field, is_light, expected):
+    """Of dark ink on white. Data of no usual background keep the background as given."""
+    settings = _digits(invert_input=field)
+    image, changes = user_images.read_image(_stroke("L", 255, 0), settings, is_light)
+    np.testing.assert_array_equal(image, expected)
+    assert any(each.startswith("inverted") for each in changes) == (expected is BAR)
+
+
+def test_photographs_stay_whole_and_transparent_ones_are_on_white():
+    image, changes = user_images.read_image(
+        _stroke("RGBA", (10, 20, 30, 0), (255, 255, 0, 255)), _target(60, 3), None
+    )
+    assert tuple(image[0, 0]) == (255, 255, 255)
+    assert tuple(image[30, 18]) == (255, 255, 0)
+    assert changes == ["composited over a plain background", "cropped to the central square",
+                       "resized to 60x60"]  # fmt: skip
+
+
+def test_the_object_has_its_share_of_the_frame():
+    """Half of the frame: four of eight rows."""
+    bar = Image.open(io.BytesIO(_stroke("RGB", (255, 255, 255), (0, 0, 0))))
+    image, _ = user_images.adapt(bar, _digits(), False, share=0.5)
+    np.testing.assert_array_equal(image.sum((1, 2)) > 0, [False] * 2 + [True] * 4 + [False] * 2)
+    assert image.max() == 127  # two columns are half covered
+
+
+def test_a_thumbnail_shows_the_whole_picture_as_given():
+    small = np.asarray(user_images.thumbnail(_stroke("LA", (0, 0), (255, 255)), 90))
+    assert small.shape == (90, 90, 3)
+    assert (small[0] == 128).all()
+    assert (small[16:74, 2] == 0).all()  # a light stroke is on black
+    assert (small[45, 35] == 255).all()

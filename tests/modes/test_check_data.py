@@ -3,16 +3,17 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small
-from PIL import Image
+from PIL import ExifTags, Image
 
+from lzn_jax import data, train
 from lzn_jax import main as command_line
-from lzn_jax import train
 from lzn_jax.errors import UserError
-from lzn_jax.modes import check_data
+from lzn_jax.modes import check_data, compile
 from lzn_jax.run.workdir import prepare
 
 
@@ -173,3 +174,95 @@ def test_unreadable_images_are_named_and_counted(
         r"this host supplies (\d+) training images per second, by one thread", report
     )
     assert (supply is not None and int(supply[1]) > 0) == skips
+
+
+@pytest.mark.parametrize(
+    ("needed", "verdict"),
+    [
+        (0.5, "enough for v5e:2x2: a host needs 0 images per second, this host supplies "),
+        (1e9, "not enough for v5e:2x2, updates would wait 100% of their time: a host needs "),
+        (None, "v5e:2x2: the demand was not measured"),
+    ],
+)
+def test_the_supply_of_this_host_is_compared_with_the_demand_of_a_slice(
+    needed, verdict, config_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(check_data, "MIN_FOR_WORKERS", 0)
+    monkeypatch.setattr(check_data, "_SECONDS_OF_SUPPLY", 0.2)
+    target = compile.CompileTarget("v5e:2x2", [], "tpu", 1.0, {}, 4)
+    monkeypatch.setattr(compile, "find", {"v5e:2x2": target}.__getitem__)
+    monkeypatch.setattr(compile, "compile_step", lambda config, to: compile.Verdict(True, needed))
+    arguments = small.flags(config_file(_images(tmp_path / "images")), tmp_path / "run")
+    assert command_line.main([*arguments, "--mode=check_data", "--slice=v5e:2x2"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "v5e:2x2" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(verdict)
+
+
+def test_a_host_that_is_too_slow_by_half_needs_twice_the_cores():
+    """A closed form."""
+    words = check_data.comparison(1000.0, 2000.0, "h100:1")
+    assert "would wait 50% of their time: a host needs 2,000 images per second, this" in words
+    assert "supplies 1,000; use hosts with 2.0 times the cores" in words
+    assert check_data.comparison(2000.0, 2000.0, "h100:1").startswith("enough")
+    assert check_data.comparison(None, 1.0, "h100:1").endswith("supplies was not measured")
+
+
+def _odd_images(folder):
+    """Images of 12 odd kinds."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    plain, grey = Image.fromarray(colours), Image.fromarray(colours[..., 0])
+    clear = plain.convert("RGBA")
+    clear.putalpha(Image.new("L", plain.size, 0))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    folder.mkdir(parents=True)
+    clear.save(folder / "transparent.png")
+    Image.fromarray(np.full((40, 40), 32896, np.uint16)).save(folder / "deep.png")
+    plain.convert("CMYK").save(folder / "cmyk.jpg")
+    plain.convert("P").save(folder / "palette.png")
+    plain.save(folder / "animated.gif", save_all=True, append_images=[grey.convert("RGB")])
+    plain.crop((0, 0, 1, 1)).save(folder / "pixel.png")
+    plain.resize((4200, 4200)).save(folder / "huge.png")
+    plain.save(folder / "turned.jpg", exif=turned)
+    grey.save(folder / "grey.png")
+    plain.save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-200])
+    plain.save(folder / "suffix.jpg", "png")
+    (folder / "empty.png").write_bytes(b"")
+    for index in range(4):
+        plain.save(folder / f"usual{index}.png")
+
+
+def test_every_odd_image_is_mended_and_counted_or_named(config_file, tmp_path, capsys):
+    for split in ("train", "val"):
+        _odd_images(tmp_path / "images" / split / "all")
+    config = config_file(tmp_path / "images", skip_unreadable=True, num_classes=1, image_size=32)
+    assert _check(config, tmp_path / "run") == 0
+    report = capsys.readouterr().err
+    facts = re.findall(r"^train: (\d+) images are (.*)$", report, re.MULTILINE)
+    assert {fact: int(count) for count, fact in facts} == {
+        "transparent, composited over white": 1,
+        "16-bit, scaled to 8 bits": 1,
+        "CMYK, converted": 1,
+        "with a palette, converted": 2,  # a GIF, too
+        "animated, first frame taken": 1,
+        "smaller than 32 pixels, enlarged": 1,
+        "larger than 16 million pixels, reduced": 1,
+        "turned upright by EXIF": 1,
+        "grey among colours": 2,  # 16-bit, too
+        "not of the format that the name says": 1,
+    }
+    assert re.search(r"unreadable: .*train/all/cut\.jpg: .*truncated", report)
+    assert re.search(r"unreadable: .*train/all/empty\.png: it is empty", report)
+    examples = data.load(small.config(config).data, "train")
+    names = [Path(examples.images.source.name(row)).stem for row in range(len(examples.labels))]
+    read = {name: examples.images[row] for row, name in enumerate(names) if "cut" not in name}
+    assert (read["transparent"] == 255).all()
+    assert (read["deep"] == 128).all()
+    assert (read["pixel"] == read["pixel"][0, 0]).all()
+    np.testing.assert_array_equal(read["suffix"], read["usual0"])
+    upright = np.rot90(read["usual0"], -1).astype(int)
+    assert np.abs(read["turned"] - upright).mean() < 30  # JPEG's own error on noise
+    assert np.ptp(read["grey"], axis=-1).max() == 0

@@ -105,7 +105,7 @@ def fake_slice(monkeypatch):
     """Devices of the CPU with so much memory in a slice's place."""
 
     def use(memory):
-        target = compile_module.CompileTarget(jax.devices()[:4], "cpu", memory, {}, 2)
+        target = compile_module.CompileTarget("v5e:2x2", jax.devices()[:4], "cpu", memory, {}, 2)
         monkeypatch.setattr(compile_module, "find", lambda name: target)
 
     return use
@@ -247,7 +247,13 @@ def test_slices_that_cannot_be_found_are_the_users_error(name, missing, message,
         compile_module.find(name)
 
 
-@pytest.mark.parametrize("flag", ["--mode=compile", "--slice=v5e:2x2"])
-def test_a_slice_and_its_mode_go_together(flag, capsys):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--mode=compile", "--mode=compile needs --slice=NAME"),
+        ("--slice=v5e:2x2", "--slice goes with --mode=compile or --mode=check_data"),
+    ],
+)
+def test_a_slice_and_its_modes_go_together(flag, message, capsys):
     assert main.main(["--config=configs/digits_repr.py", flag]) == 2
-    assert "go together" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
