@@ -28,7 +28,7 @@ from lzn_jax.parts import choice, count, knobs
 
 T_MIN = 1e-3  # smallest t in training and integration
 # Of `misfits`. At larger t the noisy sample itself tells more of the sample than its latent does.
-MISFIT_TIME, MISFIT_DRAWS = 0.3, 4
+MISFIT_TIME, MISFIT_DRAWS = 0.35, 4
 RK45_TOLERANCE = 1e-5
 
 Velocity = Callable[[Array, Array, Tree], Array]
