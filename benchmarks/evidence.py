@@ -37,8 +37,7 @@ from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from lzn_jax import configuration, data, files
-from lzn_jax.data_types import Model
+from lzn_jax import configuration, data, files, inference
 from lzn_jax.evaluation import measurements, probes
 from lzn_jax.evaluation.probes import knn_log_votes
 from lzn_jax.latent_space import LatentSpace
@@ -381,7 +380,7 @@ def untrained(config: ConfigDict, folder: Path) -> Summary:
     )
     train, test = data.load_data(config)
     variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
-    model = Model(variables, space.context(variables, train))
+    model = inference.with_contexts(space, variables, train)
     return measurements.evaluate(TrainedModel(space, model, 0), train, test, folder)
 
 

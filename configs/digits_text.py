@@ -50,4 +50,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.ema_decay = 0.99
     config.checkpoint.every_steps = 200
     config.evaluation.every_steps = 700
+    config.evaluation.probability_time = 0.4  # calibrated on validation digits, for this solver
     return config

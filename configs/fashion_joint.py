@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation.num_samples = (
         2000  # with 500 the Fréchet distance is uncertain by a few units
     )
+    config.evaluation.probability_time = 1.0  # not calibrated
     config.evaluation.batch_sizes = (10, 100, 1000, 10_000)
     config.evaluation.context_sizes = (10, 100, 1000, 2000)
     return config

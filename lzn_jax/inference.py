@@ -4,6 +4,7 @@ Each function takes a `LatentSpace` and the `variables`, or the whole `Model`, o
 result depends only on row i of the inputs and on the noise of its `index`.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,20 +14,34 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
-from lzn_jax.data_types import Classifier, Condition, Context, Model, Reader, Samples
+from lzn_jax.data import Examples
+from lzn_jax.data_types import (
+    Classifier,
+    Condition,
+    Context,
+    Model,
+    Reader,
+    Samples,
+    context_rows,
+)
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Tree, keys_by_index, normal_by_index
+
+# A sample is far if its misfit exceeds this multiple of this quantile of the context's misfits. The
+# networks were trained on the context, so misfits of other samples like it are larger.
+MARGIN, NEAR_SHARE = 1.4, 0.99
 
 Request = Mapping[str, Any]  # `samples` or `latents` and their `index`, by name
 NO_CLASS = -1  # label of a sample without a class
 
 
 class Predictions(NamedTuple):
-    """Classes of n samples and the probability of each under the flow, in [0, 1]."""
+    """Classes of n samples, their probabilities under the flow, and which samples are far."""
 
     classes: np.ndarray
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # in [0, 1]
+    far: np.ndarray | None = None  # see `TrainedModel.are_far`; None: unknown
 
 
 def translate(
@@ -93,7 +108,7 @@ def draw_latents(
     noise, anchors = noise_scale * prior(space, key, request["index"], name), request["anchors"]
     if context is None:
         return zoning.compute_latents(anchors, noise, solver=space.solver)
-    bank, log_weights, _ = context
+    bank, log_weights, *_ = context
     return zoning.latents_in_context(
         anchors, bank, noise, solver=space.solver, log_weights=log_weights
     )
@@ -125,8 +140,7 @@ def decode(
         return predict(space, model, latents, target)
     decoder, known = space.decoders[target], {}
     if latents is not None:
-        classifiers = [n for n, each in space.encoders.items() if isinstance(each, Classifier)]
-        known = {n: predict(space, model, latents, n)["classes"] for n in classifiers}
+        known = classes_of(space, model, latents)
     if source is not None and (source == decoder.condition or space.types[source].has_classes):
         known[source] = request["samples"]
     given = {"latents": latents, "samples": known}
@@ -135,6 +149,41 @@ def decode(
     generated = decoder.generate(model.variables, key, (own, further), request["index"])
     named = {space.types[name].plural: values for name, values in known.items()}
     return generated | named | zones
+
+
+def with_contexts(space: LatentSpace, variables: Tree, train: Examples) -> Model:
+    """Model with the contexts of training examples and, where decoders measure it, their limits."""
+    model, limits = Model(variables, space.context(variables, train)), {}
+    for name in space.measured:
+        encoder = space.encoders[name]
+        rows = context_rows(encoder.seed, len(train.labels), encoder.context_size)
+        request = {"samples": encoder.samples(train)[rows], "index": rows}
+        call = functools.partial(space.jitted(misfits, ("source",)), model, source=name)
+        found = space.in_batches(call, request, description=f"misfits of {name}s")
+        limits[name] = jnp.float32(MARGIN * np.quantile(found, NEAR_SHARE))
+    limited = {n: c._replace(limit=limits.get(n)) for n, c in model.context.items()}
+    return model._replace(context=limited)
+
+
+def misfits(space: LatentSpace, model: Model, request: Request, source: str) -> Float[Array, " b"]:
+    """How badly the type's decoder explains `samples` from the centres of their zones.
+
+    Small for samples like the training data, whose zones the decoder knows.
+    """
+    decoder, key = space.decoders[source], jax.random.key(0)
+    latents = encode(space, model, key, 0.0, request, source)
+    given = {"latents": latents, "samples": classes_of(space, model, latents)}
+    further, _ = condition(space, model, given, decoder.condition)
+    own = latents if decoder.sources else None
+    return decoder.misfits(model.variables, request["samples"], (own, further))
+
+
+def classes_of(
+    space: LatentSpace, model: Model, latents: Float[Array, "b q"]
+) -> dict[str, Int[Array, " b"]]:
+    """Classes of latents, by the types that classify."""
+    classifiers = [n for n, each in space.encoders.items() if isinstance(each, Classifier)]
+    return {n: predict(space, model, latents, n)["classes"] for n in classifiers}
 
 
 def predict(
@@ -183,7 +232,7 @@ def zone_in_context(
     With `samples` of types that classify, only anchors of the same classes are candidates. If no
     anchor is of these classes, all anchors are candidates.
     """
-    solver, (anchors, log_weights, _) = space.alignment_solver, model.context[name]
+    solver, (anchors, log_weights, *_) = space.alignment_solver, model.context[name]
     labels = {n: s for n, s in samples.items() if isinstance(space.encoders.get(n), Classifier)}
     if not labels:
         return zoning.classify(latents, anchors, solver=solver, log_weights=log_weights)

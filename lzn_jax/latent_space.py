@@ -23,7 +23,15 @@ from lzn_jax import parts
 from lzn_jax.alignments import solver
 from lzn_jax.data import Examples
 from lzn_jax.data.batches import RowTransform, Transform, whole_image
-from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncoder, Samples
+from lzn_jax.data_types import (
+    Context,
+    DataType,
+    Decoder,
+    Encoder,
+    Measuring,
+    NetworkEncoder,
+    Samples,
+)
 from lzn_jax.models import Module, Tree, Variables, named
 from lzn_jax.plan import plan_of
 from lzn_jax.run.batching import in_batches
@@ -132,7 +140,23 @@ class LatentSpace:
     def context_shapes(self) -> dict[str, Context]:
         """Shapes of the arrays that `context` returns."""
         shapes = {name: each.context_shapes() for name, each in self._with_context().items()}
-        return {name: shape for name, shape in shapes.items() if shape}
+        limit = jax.ShapeDtypeStruct((), jnp.float32)
+        found = {name: shape for name, shape in shapes.items() if shape}
+        return found | {n: found[n]._replace(limit=limit) for n in self.measured}
+
+    @property
+    def measured(self) -> list[str]:
+        """Types with context anchors whose decoder measures how well it explains samples."""
+        contexts = [n for n, each in self._with_context().items() if each.context_shapes()]
+        known = {None, *contexts, *(n for n in self.encoders if self.types[n].has_classes)}
+        return [
+            name
+            for name, decoder in self.decoders.items()
+            if name in contexts
+            and isinstance(self.encoders[name], NetworkEncoder)
+            and isinstance(decoder, Measuring)
+            and decoder.condition in known
+        ]
 
     def model_shapes(self) -> dict[str, Tree]:
         """Shapes of the fields of `Model` by name."""

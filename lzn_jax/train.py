@@ -27,7 +27,7 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, data, extensions, files, models, plan, plots
+from lzn_jax import configuration, data, extensions, files, inference, models, plan, plots
 from lzn_jax.data import Examples, pixels
 from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.data_types import Model
@@ -81,7 +81,7 @@ def init_state(
 def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Model:
     """Model for evaluation, with EMA weights and context anchors computed with them."""
     variables = join_variables(state.ema, state.constants)
-    return Model(variables, space.context(variables, train))
+    return inference.with_contexts(space, variables, train)
 
 
 def save_state(

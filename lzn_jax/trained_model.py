@@ -73,8 +73,6 @@ def great_circle(ends: Float[Array, "2 ..."], weights: Float[Array, " k"]) -> Fl
 Images = np.ndarray | Array | EncodedImages
 Labels = np.ndarray | Array | Sequence[int]
 
-_NEAR_SHARE = 0.999  # of training samples, that are not far
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
@@ -272,33 +270,34 @@ class TrainedModel:
         return {n: self.draw_latents(anchors, scale, key, **options) for n, scale in scales.items()}
 
     def classify(self, samples: Samples, *, source: str | None = None) -> inference.Predictions:
-        """Classes of samples and their probabilities, at the centres of the zones (paper §5)."""
+        """Classes of samples and their probabilities, at the centres of the zones (paper §5).
+
+        The result also says which samples are far (see `are_far`).
+        """
         source, target = source or self.main_type, self.class_type or "label"
         encoded = self._encoded(samples, source)
         self.check_pair(source, target)
-        return inference.Predictions(**self._made(encoded, source, target, 0.0))
+        found = inference.Predictions(**self._made(encoded, source, target, 0.0))
+        return found._replace(far=self._are_far(encoded, source))
 
     def are_far(
         self, samples: Samples, *, source: str | None = None
     ) -> Bool[np.ndarray, " n"] | None:
-        """Whether samples are far from the training data: their classes mean little.
+        """Whether samples are unlike the training data: their classes mean little.
 
-        A sample is far if its nearest context anchor is farther than for 99.9 % of the context
-        anchors. None for fewer than two context anchors and for anchors that are infinite or NaN.
+        A sample is far if the decoder, given the centre of the sample's zone, explains it worse
+        than 1.4 times the 99 % quantile of the context's samples (see `Measuring`). None without
+        such a decoder or without context anchors.
         """
-        from sklearn.neighbors import NearestNeighbors  # here, as it takes a second
-
         source = source or self.main_type
-        context = self.model.context.get(source)
-        if context is None or len(context.anchors) < 2:
+        return self._are_far(self._encoded(samples, source), source)
+
+    def _are_far(self, encoded: Samples, source: str) -> Bool[np.ndarray, " n"] | None:
+        if source not in self.space.measured:
             return None
-        bank = np.asarray(context.anchors)
-        anchors = self.anchors(samples, source=source)
-        if not (np.isfinite(bank).all() and np.isfinite(anchors).all()):
-            return None
-        nearest = NearestNeighbors(n_neighbors=1).fit(bank)
-        (own, _), (distances, _) = nearest.kneighbors(), nearest.kneighbors(anchors)
-        return distances[:, 0] > np.quantile(own[:, 0], _NEAR_SHARE)
+        request = {"samples": encoded, "index": np.arange(len(encoded))}
+        found = self._run(inference.misfits, request, "measuring", self.model, source=source)
+        return ~(found <= np.asarray(self.model.context[source].limit))  # NaN is far
 
     def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> inference.Predictions:
         """Classes of latents and the probabilities of these classes."""

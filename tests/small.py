@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax import configuration, data, loading, plan, plots, train
-from lzn_jax.data_types import Model
+from lzn_jax import configuration, data, inference, loading, plan, plots, train
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
@@ -153,8 +152,8 @@ class World:
 
     @functools.cached_property
     def model(self):
-        context = self.space.context(self.variables, self.digits[0])
-        return TrainedModel(self.space, Model(self.variables, context), 0)
+        model = inference.with_contexts(self.space, self.variables, self.digits[0])
+        return TrainedModel(self.space, model, 0)
 
     @functools.cached_property
     def loss(self):

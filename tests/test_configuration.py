@@ -38,7 +38,8 @@ JOINT_FIELDS = {
         log_every_steps""",
     "checkpoint.": "every_steps keep",
     "evaluation.": """every_steps figures measurements measurements_of_types num_samples
-        inception_path clip_path noise_scales batch_sizes context_sizes""",
+        inception_path clip_path noise_scales probability_time batch_sizes
+        context_sizes""",
     "sampling.": "sampler num_steps",
     "reporting.": "profile_steps wandb_project",
 }

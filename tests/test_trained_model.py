@@ -1,11 +1,11 @@
 """A trained run from Python: what is loaded, what its methods give, what they refuse."""
 
+import dataclasses
 import functools
 import json
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ import small
 
 import lzn_jax
 from lzn_jax import data, inference, trained_model, zoning
-from lzn_jax.data_types import Context, Model
+from lzn_jax.data_types import Model, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.models import normal_by_index
 from lzn_jax.run import batching, devices
@@ -68,26 +68,34 @@ def test_a_notebook_shows_one_line_of_a_model(model):
     assert repr(model) == "TrainedModel(joint on digits, step 4)"
 
 
-def among(context):
-    """A stand-in whose samples are their own anchors, among context anchors."""
-    return small.stand_in(
-        model=types.SimpleNamespace(context={} if context is None else {"image": Context(context)}),
-        main_type="image",
-        anchors=lambda samples, source: samples,
-    )
+def test_samples_that_the_decoder_explains_badly_are_far(model, images):
+    rows = {"samples": images, "index": np.arange(20)}
+    misfits = model._run(inference.misfits, rows, "", model.model, source="image")
+    context = model.model.context["image"]
+
+    def far(limit):
+        limited = model.model._replace(context={"image": context._replace(limit=limit)})
+        return dataclasses.replace(model, model=limited).are_far(images)
+
+    order = np.sort(misfits)
+    np.testing.assert_array_equal(far((order[11] + order[12]) / 2), misfits > order[11])
+    assert np.all(far(np.nan))  # of networks that have diverged
+    np.testing.assert_array_equal(model.classify(images).far, far(context.limit))
 
 
-def test_samples_farther_than_training_samples_from_each_other_are_far():
-    steps = np.arange(10.0)[:, None]
-    assert among(steps).are_far(np.array([[4.4], [9.9], [10.1], [-5.0]])).tolist() == [0, 0, 1, 1]
-    rng = np.random.default_rng(0)
-    context, others = rng.normal(size=(2000, 2)), rng.normal(size=(20_000, 2))
-    assert 0.0003 < among(context).are_far(others).mean() < 0.003
+def test_the_limit_is_that_of_the_context(model):
+    train, encoder = data.load(model.config.data, "train"), model.space.encoders["image"]
+    rows = context_rows(encoder.seed, len(train.labels), encoder.context_size)
+    request = {"samples": train.images[rows], "index": rows}
+    misfits = model._run(inference.misfits, request, "", model.model, source="image")
+    limit = inference.MARGIN * np.quantile(misfits, inference.NEAR_SHARE)
+    assert model.model.context["image"].limit == pytest.approx(limit, rel=1e-5)
 
 
-@pytest.mark.parametrize("context", [None, np.zeros((1, 2)), np.array([[0, 1], [np.nan, 1]])])
-def test_nothing_is_far_without_training_samples_to_compare(context):
-    assert among(context).are_far(np.zeros((3, 2))) is None
+def test_nothing_is_far_without_context_anchors(images):
+    world = small.world("digits_joint", latent__context_size=0)
+    assert world.space.measured == []
+    assert world.model.are_far(images) is world.model.classify(images).far is None
 
 
 def test_latents_are_those_of_the_zoning_functions(model, images):
@@ -162,7 +170,7 @@ def test_every_method_shows_its_progress(model, images, monkeypatch):
         (lambda: model.anchors(images), ["encoding"]),
         (lambda: model.encode(images, KEY), ["encoding"]),
         (lambda: model.embed(images), ["encoding", "zoning", "zoning"]),
-        (lambda: model.classify(images), ["image to label"]),
+        (lambda: model.classify(images), ["image to label", "measuring"]),
         (lambda: model.sample(20, KEY), ["label to image"]),
     ):
         shown.clear()

@@ -262,7 +262,7 @@ def two_flows():
 def test_a_labels_latent_is_by_the_flow_to_labels_and_a_texts_by_that_of_training(two_flows):
     model, own = two_flows, np.arange(40) % 10
     table = model.space.encoders["label"].table(world().variables)
-    bank, log_weights, _ = model.model.context["text"]
+    bank, log_weights, *_ = model.model.context["text"]
     cases = {
         "label": (own, table, None, zoning.Euler(7)),
         "text": (model.context_samples("text", own), bank, log_weights, zoning.Euler(2)),

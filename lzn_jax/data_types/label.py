@@ -19,7 +19,7 @@ from lzn_jax.data_types import Batch, Classifier, Context, DataType, Keys, Zones
 from lzn_jax.data_types.protocols import Model, Samples
 from lzn_jax.errors import UserError
 from lzn_jax.models import Module, Variables
-from lzn_jax.parts import Field, count, counts, require
+from lzn_jax.parts import Field, count, counts, positive, require
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Label(DataType):
                 encoder = LabelEncoder(classes, latent.dim)
             else:
                 encoder = ZonesOfImages(classes, latent.context_size, latent.dim, config.seed)
+            encoder.probability_time = config.evaluation.probability_time
         super().__init__("label", encoder)
 
     @functools.cached_property
@@ -210,6 +211,11 @@ _LABEL = {
         (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
         item=float,
         minimum=0,
+    ),
+    "evaluation.probability_time": positive(
+        "time of the flow at which probabilities of classes are read, 1 = before its last step",
+        1.0,
+        maximum=1,
     ),
     "evaluation.batch_sizes": counts(
         "sizes of batches of test samples that cut their own zones", (), at_most="test"

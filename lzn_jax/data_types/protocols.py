@@ -51,6 +51,7 @@ class Context(NamedTuple):
     anchors: Float[Array, "c q"]
     log_weights: Float[Array, " c"] | None = None  # None: equal weights
     samples: Array | None = None  # (c, ...), None: inference does not need them
+    limit: Float[Array, ""] | None = None  # of misfits, see `inference.misfits`; None: unknown
 
 
 class Model(NamedTuple):
@@ -110,6 +111,7 @@ class Classifier:
     """Classifies latents without a decoder, by anchors with a class each (paper §5.1)."""
 
     num_classes: int
+    probability_time = 1.0  # of the flow, at which probabilities are read
 
     def classes(self, model: Model) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
         """Anchors that cut the zones, and the class of each."""
@@ -120,21 +122,26 @@ class Classifier:
     ) -> dict[str, Array]:
         """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
 
-        A probability is the anchor's probability under the flow.
+        A probability is the anchor's probability under the flow at `probability_time`.
         """
         anchors, classes = self.classes(model)
         own = zoning.classify(latents, anchors, solver=solver)
         log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
-        return {"classes": classes[own], "probabilities": jnp.exp(log_probs[-1])}
+        return {"classes": classes[own], "probabilities": self._read(log_probs)}
 
     def class_probabilities(
         self, model: Model, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """Probability of every class at the start of the flow's last step, summed over anchors."""
+        """Probability of every class at `probability_time`, summed over anchors."""
         anchors, classes = self.classes(model)
         log_probs = zoning.log_assignments(latents, anchors, solver=solver)
         members = jax.nn.one_hot(classes, self.num_classes)
-        return jnp.matmul(jnp.exp(log_probs[-1]), members, precision="highest")
+        return jnp.matmul(self._read(log_probs), members, precision="highest")
+
+    def _read(self, log_probs: Float[Array, "s ..."]) -> Float[Array, "..."]:
+        """Probabilities before the step at `probability_time`, at most the last one."""
+        last = len(log_probs) - 1
+        return jnp.exp(log_probs[min(int(self.probability_time * len(log_probs)), last)])
 
 
 @runtime_checkable
@@ -159,6 +166,18 @@ class Decoder(Protocol):
         self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
         """Samples as `output`. Their noise depends on the key and each `index`. Must be pure."""
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A decoder that measures how badly latents explain samples, to mark far samples."""
+
+    condition: str | None
+
+    def misfits(
+        self, variables: Variables, samples: Samples, condition: Condition
+    ) -> Float[Array, " b"]:
+        """Error of each sample given its condition. A pure function without random numbers."""
 
 
 @runtime_checkable

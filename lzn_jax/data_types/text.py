@@ -199,7 +199,7 @@ class TextEncoder(NetworkEncoder):
         self, model: Model, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of texts among context anchors. A context text uses the zone of its anchor."""
-        context, log_weights, known_tokens = model.context[NAME]
+        context, log_weights, known_tokens, _ = model.context[NAME]
         is_same = jnp.all(known_tokens == tokens[:, None], axis=2)
         kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}
         known = zoning.compute_latents(context, noise, jnp.argmax(is_same, axis=1), **kwargs)

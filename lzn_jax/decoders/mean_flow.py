@@ -90,13 +90,18 @@ class MeanFlowDecoder(FlowDecoder):
     def solve(
         self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
     ) -> flow.Solution:
-        def velocity(x, t, s, condition):
-            condition = _with_times(condition, t, s)
-            return self.velocity(variables)(x, 0 * t, condition)
-
         ends, num_steps = (1.0, 0.0) if inverse else (0.0, 1.0), self.sampler.num_steps
-        x = integrate(velocity, start, condition, num_steps, *ends)
+        x = integrate(self.mean_velocity(variables), start, condition, num_steps, *ends)
         return flow.Solution(x, jnp.full(len(x), num_steps))
+
+    def mean_velocity(self, variables: Variables) -> MeanVelocity:
+        """Mean velocity at inference, as a function of x_t, t, s and the condition."""
+        network = super().velocity(variables)
+        return lambda x, t, s, condition: network(x, 0 * t, _with_times(condition, t, s))
+
+    def velocity(self, variables: Variables) -> flow.Velocity:
+        mean = self.mean_velocity(variables)
+        return lambda x, t, condition: mean(x, t, t, condition)
 
 
 def _with_times(condition: Condition, t: Array, s: Array) -> Condition:

@@ -84,6 +84,13 @@ class DirectDecoder(ImageDecoder):
         """Noise without dimensions, since images depend only on the latents."""
         return jnp.zeros((len(samples), 0))
 
+    def misfits(
+        self, variables: Variables, samples: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, " b"]:
+        """Mean squared error of the images of latents."""
+        errors = self.floats(variables, jnp.zeros(0), condition) - self.inputs(samples)
+        return jnp.mean(errors**2, axis=(1, 2, 3))
+
     def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         return self.module.apply(variables[self.network], *condition, train=False)
 

@@ -24,6 +24,7 @@ from lzn_jax.trained_model import TrainedModel
 NUM_IMAGES = 8  # images of a text, a label or a zone
 MAX_MAP_IMAGES = 1000  # test images on the map
 _MAX_CHOICE = 30  # test images to choose from
+_FAR = "**Far from the training data**: what the model says of this image means little."
 
 Picture = UInt8[np.ndarray, "h w c"]
 Pictures = UInt8[np.ndarray, "n h w c"]
@@ -106,6 +107,9 @@ class Answers:
             (probabilities,) = model.class_probabilities(image[None])
             return dict(zip(self._names, probabilities.tolist(), strict=True))
 
+        def doubt(image: Picture, seed: int) -> str:
+            return _FAR if np.any(model.are_far(image[None])) else ""
+
         def translation(target: str, image: Picture, seed: int) -> object:
             return self._shown(target, model.translate(image[None], main, target))[0]
 
@@ -126,15 +130,11 @@ class Answers:
             "seen": lambda image, seed: image,
             **({"reconstruction": reconstruction} if self.inverts_images else {}),
             **({"classes": classes} if class_type in targets else {}),
+            **({"doubt": doubt} if main in model.space.measured else {}),
             **{target: partial(translation, target) for target in others},
             **({"siblings": siblings} if decodes else {}),
             **({"neighbours": neighbours, "place": place} if self._test else {}),
         }
-
-    def note(self, image: Picture) -> str:
-        """Note that an image is far from the training images, or an empty string."""
-        is_far = np.any(self.model.are_far(image[None]))
-        return "Your image is far from all training images." if is_far else ""
 
     def shows_images(self, name: str) -> bool:
         """Whether samples of a type are displayed as images, not as strings."""

@@ -228,8 +228,7 @@ def _image_tab(answers: Answers, opens: Event) -> None:
     def make(image: np.ndarray | None, seed: int) -> list[object]:
         if image is None:
             raise UserError("draw, choose or upload an image first")
-        made = [view(image, seed) for view in answers.views.values()]
-        return _noted(made, answers.note(image))
+        return [view(image, seed) for view in answers.views.values()]
 
     click = again.click if "siblings" in answers.views else None
     _answered(make, [image], outputs, opens, [image.change], click)
@@ -285,6 +284,8 @@ def _view(answers: Answers, name: str) -> Component:
         return _images(label, NUM_IMAGES, elem_id=name)
     if name == "place":
         return gr.Plot(show_label=False, format="png", elem_id=name)
+    if name == "doubt":  # a line under the row of the classes
+        return gr.Markdown(elem_id=name)
     if name == "classes":
         with gr.Column(min_width=160):
             gr.Markdown(f"**{label}**")

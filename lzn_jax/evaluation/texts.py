@@ -81,7 +81,7 @@ class DigitCaptions:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        bank, log_weights, _ = map(np.asarray, self.model.model.context[NAME])
+        bank, log_weights, *_ = map(np.asarray, self.model.model.context[NAME])
         known = np.flatnonzero(np.isfinite(log_weights))
         anchors = bank[known]
         if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():

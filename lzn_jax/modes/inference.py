@@ -158,9 +158,8 @@ def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> 
     Samples far from the training data are marked (see `TrainedModel.are_far`).
     """
     kind, samples, labels, names, folder = _opened(trained, workdir, samples_from)
-    classes, probabilities = trained.classify(samples)
-    are_far = trained.are_far(samples)
-    far = [""] * len(samples) if are_far is None else are_far.tolist()
+    classes, probabilities, is_far = trained.classify(samples)
+    far = [""] * len(samples) if is_far is None else is_far.tolist()
     class_names = data.label_names(trained.config.data)
     predicted = [class_names[label] for label in classes]
     known = [""] * len(samples) if labels is None else [str(label) for label in labels]
@@ -185,3 +184,6 @@ def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> 
     if len(names) > MAX_LOGGED:
         _log.info("... and %d more in predictions.csv", len(names) - MAX_LOGGED)
     _log.info("%s: %s and their classes", path, kind.output)
+    if is_far is not None and (count := np.count_nonzero(is_far)):
+        message = "%d of %d %s are far from the training data: their classes mean little"
+        _log.info(message, count, len(names), kind.plural)

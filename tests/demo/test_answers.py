@@ -91,10 +91,11 @@ def test_all_classes_have_their_probability(answers_of, name):
 
 
 def test_an_image_far_from_the_training_images_is_marked(answers, monkeypatch):
-    for are_far, note in (([True], "Your image is far from all training images."), (None, "")):
-        found = None if are_far is None else np.array(are_far)
+    for is_far, start in ((True, "**Far from the training data**"), (False, "")):
+        found = np.array([is_far])
         monkeypatch.setattr(type(answers.model), "are_far", lambda *_, found=found: found)
-        assert answers.note(answers.test_images[4]) == note
+        line = answers.views["doubt"](answers.test_images[4], 0)
+        assert line.partition(":")[0] == start
 
 
 def test_the_seed_is_the_randomness(answers, noise):

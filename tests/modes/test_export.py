@@ -216,7 +216,8 @@ def expected(model, program, count):
         outputs = model.embed(samples)
         return given, {n: each for n, each in outputs.items() if not n.startswith("latent")}
     if task == "classify":
-        return given, model.classify(samples, source=source)._asdict()
+        found = model.classify(samples, source=source)
+        return given, {"classes": found.classes, "probabilities": found.probabilities}
     given |= {**drawn, "noise_scale": SCALE}
     if task == "encode":
         return given, {"latents": model.encode(samples, KEY, SCALE.item(), source=source)}
