@@ -5,6 +5,7 @@ import html
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,7 +29,13 @@ _CSS = """
 }
 .grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
 .grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
-@media (max-width: 700px) {.choice {max-height: 190px; overflow-y: auto !important}}
+@media (max-width: 700px) {
+    .choice {max-height: 190px; overflow-y: auto !important}
+    #image-tab > .column {display: contents}
+    #image-tab > .column > * {flex: 1 1 100%}
+    #image-tab .answer {order: -1}
+}
+.toast-wrap {top: auto !important; bottom: 16px !important}
 #place img {max-width: min(100%, 600px); margin: auto}
 .dark #place img {filter: invert(1) hue-rotate(180deg) brightness(1.3)}
 """
@@ -37,6 +44,8 @@ _ZONES = (
     "points stand for that sample, in every type of data "
     "([Latent Zoning Networks, arXiv:2509.15591](https://arxiv.org/abs/2509.15591))."
 )
+
+_WAITING = "*Compiling, for about half a minute before the first answer.*"
 
 # An event of Gradio, as a function that registers what is called.
 Event = Callable[..., object]
@@ -128,6 +137,8 @@ def _answered(
 ) -> None:
     """Fills outputs with `make(*values, seed)` on opening, on events and anew on `again`."""
     seed = gr.State(-1)  # of nothing yet
+    waiting = gr.Markdown(_WAITING)
+    seed.change(lambda: gr.Markdown(visible=False), None, waiting)
 
     def answer(number: int, *given: object) -> list[object]:
         return [number, *map(_displayed, make(*given, number))]
@@ -214,11 +225,11 @@ def _between_tab(answers: Answers, opens: Event) -> None:
 def _image_tab(answers: Answers, opens: Event) -> None:
     image = gr.State(None if answers.test_images is None else answers.test_images[0])
     again = gr.Button("Sample its zone again", render=False)
-    with gr.Row():
+    with gr.Row(elem_id="image-tab"):
         with gr.Column(scale=5, min_width=320):
             _image_sources(answers, image)
         with gr.Column(scale=6, min_width=320):
-            with gr.Row():
+            with gr.Row(elem_classes=["answer"]):
                 outputs = [_view(answers, name) for name in answers.views if name in _IN_A_ROW]
             for name in list(answers.views)[len(outputs) :]:
                 outputs.append(_view(answers, name))
@@ -251,7 +262,8 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
             sketch.clear(lambda: _BLANK, None, sketch)
         with gr.Column(scale=1, min_width=110):
             run = gr.Button("Run on the drawing", variant="primary")
-            file = gr.UploadButton("Upload an image", type="binary")
+            file = gr.UploadButton("Upload an image", type="filepath")
+            note = gr.Markdown()
 
     def drawn(drawing: dict[str, Image.Image]) -> object:
         canvas = Image.fromarray(_BLANK).convert("RGBA")
@@ -259,10 +271,20 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
             canvas.alpha_composite(drawing["composite"])
         return answers.drawn(np.asarray(canvas.convert("RGB")))
 
+    def uploaded(path: str) -> tuple[object, ...]:
+        name = html.escape(Path(path).name)
+        try:
+            read, changes = answers.read(Path(path).read_bytes())
+        except UserError as error:
+            raise UserError(f"the file {Path(path).name}: {error}") from error
+        return read, _BLANK, f"{name}. {changes}"
+
     _on(run.click, drawn, sketch, image)
-    _on(file.upload, lambda encoded: _noted(*answers.read(encoded)), file, image)
+    _on(file.upload, uploaded, file, [image, sketch, note])
+    run.click(lambda: "", None, note)
     if answers.test_images is not None:
         choice = _choice(answers, "Or click on a test image", 6, 0, image)
+        choice.select(lambda: "", None, note)
         for event in (run.click, file.upload):
             event(lambda: gr.Gallery(selected_index=None), None, choice)
 
