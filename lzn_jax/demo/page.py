@@ -35,7 +35,7 @@ _CSS = """
     #image-tab > .column > * {flex: 1 1 100%}
     #image-tab .answer {order: -1}
 }
-.toast-wrap {top: auto !important; bottom: 16px !important}
+.toast-wrap {inset: auto auto 16px 16px !important}
 #place img {max-width: min(100%, 600px); margin: auto}
 .dark #place img {filter: invert(1) hue-rotate(180deg) brightness(1.3)}
 """
@@ -277,10 +277,11 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
             read, changes = answers.read(Path(path).read_bytes())
         except UserError as error:
             raise UserError(f"the file {Path(path).name}: {error}") from error
-        return read, _BLANK, f"{name}. {changes}"
+        return read, f"{name}. {changes}"
 
     _on(run.click, drawn, sketch, image)
-    _on(file.upload, uploaded, file, [image, sketch, note])
+    _on(file.upload, uploaded, file, [image, note])
+    file.upload(lambda: _BLANK, None, sketch, show_progress="hidden")
     run.click(lambda: "", None, note)
     if answers.test_images is not None:
         choice = _choice(answers, "Or click on a test image", 6, 0, image)
