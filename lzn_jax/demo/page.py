@@ -67,13 +67,15 @@ def build(answers: Answers, title: str) -> gr.Blocks:
         gr.Markdown(f"## {title}\n{_ZONES}")
         for number, (name, fill) in enumerate(_tabs(answers)):
             with gr.Tab(name) as tab:
-                fill(tab.select if number else page.load)
+                waiting = gr.Markdown(_WAITING)
+                seed = fill(tab.select if number else page.load)
+                seed.change(lambda: gr.Markdown(visible=False), None, waiting)
         if credit := data.attribution(answers.model.config.data):
             gr.Markdown(credit)
     return page
 
 
-def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
+def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], gr.State]]]:
     types = answers.model.space.types
     if answers.encodes_images:
         yield "Image", partial(_image_tab, answers)
@@ -134,11 +136,12 @@ def _answered(
     opens: Event,
     events: Sequence[Event],
     again: Event | None = None,
-) -> None:
-    """Fills outputs with `make(*values, seed)` on opening, on events and anew on `again`."""
+) -> gr.State:
+    """Fills outputs with `make(*values, seed)` on opening, on events and anew on `again`.
+
+    Returns the seed, which changes with the first answer.
+    """
     seed = gr.State(-1)  # of nothing yet
-    waiting = gr.Markdown(_WAITING)
-    seed.change(lambda: gr.Markdown(visible=False), None, waiting)
 
     def answer(number: int, *given: object) -> list[object]:
         return [number, *map(_displayed, make(*given, number))]
@@ -157,6 +160,7 @@ def _answered(
         _on(event, partial(answer, 0), values, [seed, *outputs])
     if again is not None:
         _on(again, following, [seed, *values], [seed, *outputs])
+    return seed
 
 
 def _samples(
@@ -166,7 +170,7 @@ def _samples(
     opens: Event,
     is_images: bool = True,
     component: Callable[[], Component] | None = None,
-) -> None:
+) -> gr.State:
     look: Any = {"elem_classes": ["samples"]}
     if component is not None:
         with gr.Row(**look):
@@ -182,10 +186,10 @@ def _samples(
             return list(samples)
         return [samples if is_images else "\n".join(dict.fromkeys(map(str, samples)))]
 
-    _answered(made, values, outputs, opens, events, gr.Button("Sample again").click)
+    return _answered(made, values, outputs, opens, events, gr.Button("Sample again").click)
 
 
-def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
+def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> gr.State:
     examples, types = answers.examples(source), answers.model.space.types
     textbox = partial(gr.Textbox, label=source.capitalize(), max_lines=1, scale=4)
     name, component = f"Translate to {types[target].plural}", types[source].input_component
@@ -203,15 +207,15 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
 
     events = [run.click, *([given.submit] if hasattr(given, "submit") else [])]
     output = types[target].output_component
-    _samples(make, [given], events, opens, answers.shows_images(target), output)
+    return _samples(make, [given], events, opens, answers.shows_images(target), output)
 
 
-def _label_tab(answers: Answers, opens: Event) -> None:
+def _label_tab(answers: Answers, opens: Event) -> gr.State:
     label = gr.Dropdown(answers.classes, value=answers.classes[0], label="Label")
-    _samples(answers.of_label, [label], [label.input], opens)
+    return _samples(answers.of_label, [label], [label.input], opens)
 
 
-def _between_tab(answers: Answers, opens: Event) -> None:
+def _between_tab(answers: Answers, opens: Event) -> gr.State:
     ends = [gr.State(answers.test_images[place]) for place in (0, -1)]
     with gr.Row():
         for label, selected, end in zip(("From", "To"), (0, -1), ends, strict=True):
@@ -219,10 +223,10 @@ def _between_tab(answers: Answers, opens: Event) -> None:
                 _choice(answers, label, 10, selected % len(answers.test_images), end)
     path = _images("Interpolated images", 11, elem_id="between")
     changes = [end.change for end in ends]
-    _answered(lambda *given: [answers.between(*given[:2])], ends, [path], opens, changes)
+    return _answered(lambda *given: [answers.between(*given[:2])], ends, [path], opens, changes)
 
 
-def _image_tab(answers: Answers, opens: Event) -> None:
+def _image_tab(answers: Answers, opens: Event) -> gr.State:
     image = gr.State(None if answers.test_images is None else answers.test_images[0])
     again = gr.Button("Sample its zone again", render=False)
     with gr.Row(elem_id="image-tab"):
@@ -243,7 +247,7 @@ def _image_tab(answers: Answers, opens: Event) -> None:
         return _noted(made, answers.note(image))
 
     click = again.click if "siblings" in answers.views else None
-    _answered(make, [image], outputs, opens, [image.change], click)
+    return _answered(make, [image], outputs, opens, [image.change], click)
 
 
 def _image_sources(answers: Answers, image: gr.State) -> None:
