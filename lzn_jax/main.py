@@ -66,6 +66,7 @@ def _run(arguments: list[str], listens: bool) -> int:
     from lzn_jax import configuration, data, train  # noqa: F401  training registers parts
     from lzn_jax.latent_space import LatentSpace
     from lzn_jax.modes import check_data, compile
+    from lzn_jax.modes.next_steps import translations
     from lzn_jax.plots.style import credited
     from lzn_jax.run import devices, processes
     from lzn_jax.run import workdir as workdirs
@@ -85,6 +86,9 @@ def _run(arguments: list[str], listens: bool) -> int:
         space = LatentSpace(config, devices.make_mesh(1))
         print(space.plan, configuration.explain(config), sep="\n\n")
         return EXIT_DONE
+    if flags.mode == "translate" and flags.source is None:
+        print(*translations(LatentSpace(config, devices.make_mesh(1)), workdir), sep="\n")
+        raise UserError("--mode=translate needs --source=TYPE and --target=TYPE, as above")
     if flags.mode == "compile":
         fits = compile.compile_step(config, compile.find(flags.slice)).fits
         return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
@@ -135,7 +139,7 @@ def _run_mode(
 def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     modes = [f"  {name:<12} {text}" for name, text in MODES.items()]
     title = "modes, and the files that they write into the work folder:"
-    parser = Parser("lzn_jax.main", __doc__, "\n".join([title, *modes]))
+    parser = Parser("lzn_jax.main", __doc__, "\n".join([title, *modes]), _fields)
     for name, text in FLAGS.items():
         parser.add_argument(name, help=text)
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
@@ -159,9 +163,20 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError("--mode=compile needs --slice=NAME, such as v5e:4x4 or h100:8")
     if flags.slice is not None and flags.mode not in ("compile", "check_data"):
         raise UserError("--slice goes with --mode=compile or --mode=check_data")
-    if {flags.source is not None, flags.target is not None} != {flags.mode == "translate"}:
+    pair = {flags.source is not None, flags.target is not None}
+    if pair not in ({False}, {flags.mode == "translate"}):
         raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
     return flags
+
+
+def _fields(flags: argparse.Namespace) -> dict[str, Any]:
+    """Fields by name of the config of a command, or of every run without a config."""
+    from lzn_jax import configuration, schema
+
+    if flags.config is None and flags.workdir is None:
+        return schema.EVERY_RUN
+    config, *_ = _config_and_folders(flags)
+    return schema.schema_of(configuration.flatten(config.to_dict()))
 
 
 def _config_and_folders(flags: argparse.Namespace) -> tuple["ConfigDict", Path, Path | None]:

@@ -187,15 +187,20 @@ _ALIASES = {
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """Error message for an unknown field, with the nearest one by its whole name or last word."""
+    """Error message for an unknown field, with the nearest one."""
+    return f"the config has no field {name}; the nearest is {nearest(name, fields)}"
+
+
+def nearest(name: str, fields: Iterable[str]) -> str:
+    """The field nearest to a name by its whole name or last word, preferably of training."""
     asked = ".".join(_ALIASES.get(word, word) for word in name.split("."))
 
-    def closeness(known: str) -> tuple[float, float]:
+    def closeness(known: str) -> tuple[float, bool, float]:
         pairs = (asked, known), (asked.rpartition(".")[2], known.rpartition(".")[2])
         whole, leaf = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-        return max(whole, leaf), whole
+        return max(whole, leaf), "." not in asked and known.startswith("training."), whole
 
-    return f"the config has no field {name}; the nearest is {max(fields, key=closeness)}"
+    return max(fields, key=closeness)
 
 
 def checked(name: str, value: Any, field: Field) -> Any:

@@ -31,7 +31,7 @@ from lzn_jax import configuration, data, extensions, files, inference, models, p
 from lzn_jax.data import Examples, pixels
 from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.data_types import Model
-from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
+from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import join_variables, named, split_variables
@@ -303,6 +303,12 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh
     with goodput("init"):
         space = LatentSpace(config, mesh)
         train, test = data.load_data(config)
+        count, size = len(train.labels), config.training.batch_size
+        if size > count:
+            raise UserError(
+                f"training.batch_size must be at most {count}, the training examples of "
+                f"{config.data.name}, got {size}: copies of an example in a batch divide its zone"
+            )
         for images in (train.images, test.images):
             if isinstance(images, pixels.EncodedImages):
                 images.check(pixels.check_header)

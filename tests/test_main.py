@@ -344,6 +344,12 @@ BAD_INPUT = """
 --config.training.batch_size=many | training.batch_size
 --mode=fly | invalid choice: 'fly'
 --worddir=x | arguments: --worddir=x; the nearest is --workdir
+--steps=5 | --steps=5; the nearest field is set by --config.training.num_steps
+--num_steps=5 | set by --config.training.num_steps
+--epochs=5 | set by --config.training.num_steps
+--batch_size=5 | set by --config.training.batch_size
+--lr=5 | set by --config.training.learning_rate.default
+--image_size=5 | set by --config.data.image_size
 --seed.x=5 | --seed.x=5; a field is set by --config.seed.x=5
 --config.latent.dim=3 5 | 5; a flag reads --NAME=VALUE
 --input=x.png | --mode=embed or classify or reconstruct
@@ -351,6 +357,8 @@ BAD_INPUT = """
 --mode=classify --input= | --input is empty
 --mode=classify --input=/nowhere.png | /nowhere.png
 --config.latent.context_size=1438 --workdir={new} | 1437
+--config.training.batch_size=1438 --workdir={new} | training.batch_size must be at most 1437
+--mode=translate --source=label --target=image --input=11 | no class 11, the run has classes 0 to 9
 --config.latent.dim=5 | latent.dim=4
 --mode=evaluate --workdir={new} | no checkpoint in {new}
 --mode=sample --workdir={new} | no checkpoint in {new}

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import logging
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,10 +84,13 @@ class Label(DataType):
         labels, classes = np.asarray(samples), self.condition_dim
         super().checked(labels.reshape(-1))
         is_integer = np.issubdtype(labels.dtype, np.integer)
-        if not is_integer or labels.ndim != 1 or np.any(labels >= classes) or np.any(labels < 0):
+        if not is_integer or labels.ndim != 1:
+            raise UserError(f"labels must be integers (n,), got {labels.dtype} {labels.shape}")
+        for label in labels[(labels < 0) | (labels >= classes)][:1]:
+            named = [name for i, name in enumerate(self._names()) if name != str(i)]
+            names = f": {textwrap.shorten(', '.join(named), 80, placeholder=' ...')}" * bool(named)
             raise UserError(
-                f"labels must be integers (n,) from 0 to {classes - 1}, got {labels.dtype} "
-                f"{labels.shape}"
+                f"there is no class {label}, the run has classes 0 to {classes - 1}{names}"
             )
         return labels.astype(np.int32)
 

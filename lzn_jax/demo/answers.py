@@ -6,7 +6,7 @@ Results depend only on the arguments, including the seed.
 import copy
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ class Answers:
         self, model: TrainedModel, test: Examples | None = None, train: Examples | None = None
     ) -> None:
         """Uses the run's test and training examples, or None if they cannot be read."""
+        self._whole = model  # of the zones, for which small batches are slow
         self.model = model = _with_small_batches(model)
         self._data, space, main = model.config.data, model.space, model.main_type
         self._types, has_images = space.types, space.types[main].is_images
@@ -124,7 +125,8 @@ class Answers:
         def place(image: Picture, seed: int) -> object:
             latent, labels = model.encode(image[None], None, 0.0), self._test.labels
             title = "Its latent among those of test images"
-            return plots.among_zones(self._latents, labels, latent, title, self._names or None)
+            names = self._names or None
+            return plots.among_zones(self._latents, labels, latent, self._zones, title, names)
 
         return {
             "seen": lambda image, seed: image,
@@ -135,6 +137,16 @@ class Answers:
             **({"siblings": siblings} if decodes else {}),
             **({"neighbours": neighbours, "place": place} if self._test else {}),
         }
+
+    @cached_property
+    def _zones(self) -> plots.ZoneMap:
+        """The plane of test images, with the zones of classes if the run has them."""
+        model, labels, latents = self._whole, self._test.labels, self._latents
+        if (model.main_type, model.class_type) not in model.translations:
+            return plots.zone_map(latents, labels)
+        classes = np.arange(len(self._names), dtype=np.int32)
+        centres = model.encode(classes, None, 0.0, source=model.class_type)
+        return plots.zone_map(latents, labels, centres, lambda each: model.classes(each).classes)
 
     def shows_images(self, name: str) -> bool:
         """Whether samples of a type are displayed as images, not as strings."""

@@ -5,6 +5,7 @@ import html
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,7 +29,13 @@ _CSS = """
 }
 .grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
 .grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
-@media (max-width: 700px) {.choice {max-height: 190px; overflow-y: auto !important}}
+@media (max-width: 700px) {
+    .choice {max-height: 190px; overflow-y: auto !important}
+    #image-tab > .column {display: contents}
+    #image-tab > .column > * {flex: 1 1 100%}
+    #image-tab .answer {order: -1}
+}
+.toast-wrap {inset: auto auto 16px 16px !important}
 #place img {max-width: min(100%, 600px); margin: auto}
 .dark #place img {filter: invert(1) hue-rotate(180deg) brightness(1.3)}
 """
@@ -37,6 +44,8 @@ _ZONES = (
     "points stand for that sample, in every type of data "
     "([Latent Zoning Networks, arXiv:2509.15591](https://arxiv.org/abs/2509.15591))."
 )
+
+_WAITING = "*Compiling, for about half a minute before the first answer.*"
 
 # An event of Gradio, as a function that registers what is called.
 Event = Callable[..., object]
@@ -58,13 +67,15 @@ def build(answers: Answers, title: str) -> gr.Blocks:
         gr.Markdown(f"## {title}\n{_ZONES}")
         for number, (name, fill) in enumerate(_tabs(answers)):
             with gr.Tab(name) as tab:
-                fill(tab.select if number else page.load)
+                waiting = gr.Markdown(_WAITING)
+                seed = fill(tab.select if number else page.load)
+                seed.change(lambda: gr.Markdown(visible=False), None, waiting)
         if credit := data.attribution(answers.model.config.data):
             gr.Markdown(credit)
     return page
 
 
-def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
+def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], gr.State]]]:
     types = answers.model.space.types
     if answers.encodes_images:
         yield "Image", partial(_image_tab, answers)
@@ -125,8 +136,11 @@ def _answered(
     opens: Event,
     events: Sequence[Event],
     again: Event | None = None,
-) -> None:
-    """Fills outputs with `make(*values, seed)` on opening, on events and anew on `again`."""
+) -> gr.State:
+    """Fills outputs with `make(*values, seed)` on opening, on events and anew on `again`.
+
+    Returns the seed, which changes with the first answer.
+    """
     seed = gr.State(-1)  # of nothing yet
 
     def answer(number: int, *given: object) -> list[object]:
@@ -146,6 +160,7 @@ def _answered(
         _on(event, partial(answer, 0), values, [seed, *outputs])
     if again is not None:
         _on(again, following, [seed, *values], [seed, *outputs])
+    return seed
 
 
 def _samples(
@@ -155,7 +170,7 @@ def _samples(
     opens: Event,
     is_images: bool = True,
     component: Callable[[], Component] | None = None,
-) -> None:
+) -> gr.State:
     look: Any = {"elem_classes": ["samples"]}
     if component is not None:
         with gr.Row(**look):
@@ -171,10 +186,10 @@ def _samples(
             return list(samples)
         return [samples if is_images else "\n".join(dict.fromkeys(map(str, samples)))]
 
-    _answered(made, values, outputs, opens, events, gr.Button("Sample again").click)
+    return _answered(made, values, outputs, opens, events, gr.Button("Sample again").click)
 
 
-def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
+def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> gr.State:
     examples, types = answers.examples(source), answers.model.space.types
     textbox = partial(gr.Textbox, label=source.capitalize(), max_lines=1, scale=4)
     name, component = f"Translate to {types[target].plural}", types[source].input_component
@@ -192,15 +207,15 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
 
     events = [run.click, *([given.submit] if hasattr(given, "submit") else [])]
     output = types[target].output_component
-    _samples(make, [given], events, opens, answers.shows_images(target), output)
+    return _samples(make, [given], events, opens, answers.shows_images(target), output)
 
 
-def _label_tab(answers: Answers, opens: Event) -> None:
+def _label_tab(answers: Answers, opens: Event) -> gr.State:
     label = gr.Dropdown(answers.classes, value=answers.classes[0], label="Label")
-    _samples(answers.of_label, [label], [label.input], opens)
+    return _samples(answers.of_label, [label], [label.input], opens)
 
 
-def _between_tab(answers: Answers, opens: Event) -> None:
+def _between_tab(answers: Answers, opens: Event) -> gr.State:
     ends = [gr.State(answers.test_images[place]) for place in (0, -1)]
     with gr.Row():
         for label, selected, end in zip(("From", "To"), (0, -1), ends, strict=True):
@@ -208,17 +223,17 @@ def _between_tab(answers: Answers, opens: Event) -> None:
                 _choice(answers, label, 10, selected % len(answers.test_images), end)
     path = _images("Interpolated images", 11, elem_id="between")
     changes = [end.change for end in ends]
-    _answered(lambda *given: [answers.between(*given[:2])], ends, [path], opens, changes)
+    return _answered(lambda *given: [answers.between(*given[:2])], ends, [path], opens, changes)
 
 
-def _image_tab(answers: Answers, opens: Event) -> None:
+def _image_tab(answers: Answers, opens: Event) -> gr.State:
     image = gr.State(None if answers.test_images is None else answers.test_images[0])
     again = gr.Button("Sample its zone again", render=False)
-    with gr.Row():
+    with gr.Row(elem_id="image-tab"):
         with gr.Column(scale=5, min_width=320):
             _image_sources(answers, image)
         with gr.Column(scale=6, min_width=320):
-            with gr.Row():
+            with gr.Row(elem_classes=["answer"]):
                 outputs = [_view(answers, name) for name in answers.views if name in _IN_A_ROW]
             for name in list(answers.views)[len(outputs) :]:
                 outputs.append(_view(answers, name))
@@ -231,7 +246,7 @@ def _image_tab(answers: Answers, opens: Event) -> None:
         return [view(image, seed) for view in answers.views.values()]
 
     click = again.click if "siblings" in answers.views else None
-    _answered(make, [image], outputs, opens, [image.change], click)
+    return _answered(make, [image], outputs, opens, [image.change], click)
 
 
 def _image_sources(answers: Answers, image: gr.State) -> None:
@@ -250,7 +265,8 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
             sketch.clear(lambda: _BLANK, None, sketch)
         with gr.Column(scale=1, min_width=110):
             run = gr.Button("Run on the drawing", variant="primary")
-            file = gr.UploadButton("Upload an image", type="binary")
+            file = gr.UploadButton("Upload an image", type="filepath")
+            note = gr.Markdown()
 
     def drawn(drawing: dict[str, Image.Image]) -> object:
         canvas = Image.fromarray(_BLANK).convert("RGBA")
@@ -258,10 +274,21 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
             canvas.alpha_composite(drawing["composite"])
         return answers.drawn(np.asarray(canvas.convert("RGB")))
 
+    def uploaded(path: str) -> tuple[object, ...]:
+        name = html.escape(Path(path).name)
+        try:
+            read, changes = answers.read(Path(path).read_bytes())
+        except UserError as error:
+            raise UserError(f"the file {Path(path).name}: {error}") from error
+        return read, f"{name}. {changes}"
+
     _on(run.click, drawn, sketch, image)
-    _on(file.upload, lambda encoded: _noted(*answers.read(encoded)), file, image)
+    _on(file.upload, uploaded, file, [image, note])
+    file.upload(lambda: _BLANK, None, sketch, show_progress="hidden")
+    run.click(lambda: "", None, note)
     if answers.test_images is not None:
         choice = _choice(answers, "Or click on a test image", 6, 0, image)
+        choice.select(lambda: "", None, note)
         for event in (run.click, file.upload):
             event(lambda: gr.Gallery(selected_index=None), None, choice)
 

@@ -73,7 +73,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
         plots.classification(folder / "classification.png", *curves.values())
     for curve, points in curves.items():
         metrics |= {f"test_accuracy_{curve}_{x:.10g}": share for x, share in points.items()}
-    latents = model.draw_latents(anchors, 1.0)
+    latents = model.draw_latents(anchors, 0.0)
     if np.isfinite(latents).all():  # a diverged run is still evaluated
         classes = np.arange(config.data.num_classes, dtype=np.int32)
         plots.latent_zones(

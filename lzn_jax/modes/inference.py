@@ -61,16 +61,23 @@ def translate(
     kind, samples, _, names, _ = _opened(trained, workdir, samples_from, source, target)
     translated, made = trained.translate(samples, source, target), trained.space.types[target]
     if np.ndim(translated) > 1:
-        files.write_arrays(workdir / "translations.npz", **{made.output: translated})
+        written = workdir / "translations.npz"
+        files.write_arrays(written, **{made.output: translated})
     else:
-        indices = range(len(translated))
+        indices, written = range(len(translated)), workdir / "translations.csv"
         named = [name or index for name, index in zip(names, indices, strict=True)]
         sources = named if np.ndim(samples) > 1 else samples
         table = zip(indices, sources, translated, strict=True)
-        files.write_csv(workdir / "translations.csv", ["index", "source", "target"], table)
+        files.write_csv(written, ["index", "source", "target"], table)
+        first = zip(names, made.shown(translated[:MAX_LOGGED]), strict=False)
+        for index, (name, answer) in enumerate(first):
+            _log.info("%s: %s", name or f"test {kind.name} {index}", answer)
+        if len(names) > MAX_LOGGED:
+            _log.info("... and %d more in %s", len(names) - MAX_LOGGED, written.name)
     path, some = workdir / "figures" / "translations.png", slice(plots.MAX_PAIRS)
     sides = kind.shown(samples[some]), made.shown(translated[some])
     plots.translations(path, *sides, title=f"From {source} to {target}")
+    _log.info("%s: %d translations", written, len(names))
     _log.info("%s: from %s to %s", path, source, target)
 
 
@@ -88,14 +95,16 @@ def sample(trained: TrainedModel, workdir: Path) -> None:
     samples = trained.sample(count, key=None)
     data_type = trained.space.types[trained.main_type]
     arrays = {data_type.output: samples.images, "labels": samples.labels}
-    files.write_arrays(workdir / "samples.npz", **arrays)
+    written = workdir / "samples.npz"
+    files.write_arrays(written, **arrays)
     path, shown = workdir / "figures" / "mode_sample.png", data_type.shown(samples.images)
     if are_images(shown):
         names = data.label_names(trained.config.data)
         plots.sample_grid(path, shown, samples.labels, names, "Samples")
     else:
         plots.tasks(path, [("Samples", None, shown[: plots.MAX_PAIRS])])
-    _log.info("%s: %d samples", path, len(samples.images))
+    _log.info("%s: %d samples", written, count)
+    _log.info("%s: the first samples", path)
 
 
 def reconstruct(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
@@ -106,9 +115,12 @@ def reconstruct(trained: TrainedModel, workdir: Path, samples_from: str | None) 
     """
     kind, samples, labels, _, folder = _opened(trained, workdir, samples_from)
     result = trained.reconstruct(samples, labels)
-    files.write_arrays(folder / "reconstructions.npz", **result)
+    written = folder / "reconstructions.npz"
+    files.write_arrays(written, **result)
     path = folder / "figures" / "mode_reconstruct.png"
     draw(path, kind, samples, result)
+    error = result["errors"].mean()
+    _log.info("%s: mean l2 error of %d %s: %.4g", written, len(samples), kind.plural, error)
     _log.info("%s: %s and their reconstructions", path, kind.plural)
 
 

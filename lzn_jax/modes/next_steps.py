@@ -2,7 +2,7 @@
 
 import importlib.util
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,16 +19,40 @@ def next_steps(space: LatentSpace, workdir: Path) -> list[str]:
 
     They include the demo page if gradio is installed.
     """
-    steps = _steps(TrainedModel(space, Model({}, {}), 0))
+    steps = _steps(_untrained(space))
     has_page = importlib.util.find_spec("gradio") is not None
     chosen = [("lzn_jax.main", *step) for step in islice(steps, SHOWN - has_page)]
     chosen += [("lzn_jax.demo", "demo page in the browser", [])] * has_page
-    common = [f"--workdir={workdir}", *extensions.extension_flags(space.config.extensions)]
     lines = ["next steps:"]
     for module, description, flags in chosen:
-        command = shlex.join(["python", "-m", module, *common, *flags])
-        lines += [f"  {description}:", f"    {command}"]
+        lines += [f"  {description}:", f"    {_command(space, workdir, flags, module)}"]
     return lines
+
+
+def translations(space: LatentSpace, workdir: Path) -> list[str]:
+    """Lines that list the data types of a run, and the commands of its translations."""
+    commands = [
+        f"  {_command(space, workdir, _translation(space, *pair))}"
+        for pair in _untrained(space).translations
+    ]
+    return [f"data types: {', '.join(space.types)}", "translations:", *(commands or ["  none"])]
+
+
+def _untrained(space: LatentSpace) -> TrainedModel:
+    return TrainedModel(space, Model({}, {}), 0)
+
+
+def _command(
+    space: LatentSpace, workdir: Path, flags: Sequence[str], module: str = "lzn_jax.main"
+) -> str:
+    common = [f"--workdir={workdir}", *extensions.extension_flags(space.config.extensions)]
+    return shlex.join(["python", "-m", module, *common, *flags])
+
+
+def _translation(space: LatentSpace, source: str, target: str) -> list[str]:
+    example = space.types[source].example
+    flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
+    return flags if example is None else [*flags, f"--input={example}"]
 
 
 def _steps(model: TrainedModel) -> Iterator[tuple[str, list[str]]]:
@@ -37,9 +61,7 @@ def _steps(model: TrainedModel) -> Iterator[tuple[str, list[str]]]:
     plural = space.types[main].plural
     for source, target in model.translations:
         if target in space.decoders and main in (source, target):
-            example = space.types[source].example
-            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
-            flags += [] if example is None else [f"--input={example}"]
+            flags = _translation(space, source, target)
             yield f"translate {source} to {target}, figures/translations.png", flags
     if main in space.decoders:
         yield f"sample {plural} from the prior or of each class, samples.npz", ["--mode=sample"]

@@ -13,10 +13,10 @@ from lzn_jax.plots.sheets import (
     tasks,
     translations,
 )
-from lzn_jax.plots.zones import among_zones, latent_zones
+from lzn_jax.plots.zones import ZoneMap, among_zones, latent_zones, zone_map
 
 __all__ = [
-    "MAX_PAIRS", "MIN_POINTS", "among_zones", "classification", "curves", "enlarged",
+    "MAX_PAIRS", "MIN_POINTS", "ZoneMap", "among_zones", "classification", "curves", "enlarged",
     "interpolation", "latent_zones", "predictions", "reconstructions", "retrieval",
-    "sample_grid", "tasks", "translations", "tsne",
+    "sample_grid", "tasks", "translations", "tsne", "zone_map",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import fnmatch
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,20 +50,29 @@ def curves(path: AnyPath, metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) 
     """Draws the values of metrics against the step. Related metrics share a panel.
 
     `metrics` maps names to steps and values. Curves of more than 50 points are drawn faint with
-    their running median on top. The legend shows the value of a single point. Non-finite values and
-    metrics without a panel are left out.
+    their running median on top. A single value is a dashed line with the value in the legend, or
+    part of the caption if its panel contains no curve. Non-finite values and metrics without a
+    panel are left out.
     """
     finite = {
         name: (steps[np.isfinite(values)], values[np.isfinite(values)])
         for name, (steps, values) in metrics.items()
         if np.isfinite(values).any()
     }
-    panels = []
+    panels, once = [], []
     for title, y_label, patterns in _PANELS:
         names = [name for pattern in patterns for name in fnmatch.filter(finite, pattern)]
         series = {n.replace("_", " ") * (len(patterns) > 1): finite[n] for n in names}
-        panels.append(_Panel(title, "training step", y_label, series, title == "Accuracy"))
-    return _draw(path, "Training curves", panels, columns=2)
+        panel = _Panel(title, "training step", y_label, series, title == "Accuracy")
+        if any(len(steps) > 1 for steps, _ in series.values()):
+            panels.append(panel)
+        else:
+            once += [
+                f"{name or title.lower()} {_in_words(panel, y[0])} at step {steps[0]:,}"
+                for name, (steps, y) in series.items()
+            ]
+    caption = f"Measured once: {', '.join(once)}." if once else ""
+    return _draw(path, "Training curves", panels, columns=2, caption=caption)
 
 
 def classification(
@@ -87,26 +97,38 @@ def classification(
     return _draw(path, "Classification by zone", panels, columns=3)
 
 
-def _draw(path: AnyPath, title: str, panels: Sequence[_Panel], columns: int) -> Path:
-    """Draws the panels with curves."""
+def _draw(
+    path: AnyPath, title: str, panels: Sequence[_Panel], columns: int, caption: str = ""
+) -> Path:
+    """Draws the panels with curves, and a caption below."""
     drawn = [panel for panel in panels if panel.curves]
     columns = min(columns, max(1, len(drawn)))
     rows = math.ceil(len(drawn) / columns)
-    title = title if drawn else f"{title}: no metrics yet"
+    title = title if drawn or caption else f"{title}: no metrics yet"
     figure = style.new_figure(4.6 * columns, 3.6 * rows + 0.6, title)
     for place, panel in enumerate(drawn):
         _draw_panel(figure.add_subplot(rows, columns, place + 1), panel)
+    if caption:
+        figure.supxlabel("\n".join(textwrap.wrap(caption, 50 * columns)), fontsize=style.TEXT_SIZE)
     return style.save(figure, path)
 
 
+def _in_words(panel: _Panel, value: float) -> str:
+    return f"{value:.1%}" if panel.are_shares else f"{value:.3g}"
+
+
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
+    has_curve = any(len(x) > 1 for x, _ in panel.curves.values())
     for (name, (x, y)), color in zip(panel.curves.items(), itertools.cycle(style.PALETTE)):
-        value = f"{y[0]:.1%}" if panel.are_shares else f"{y[0]:.3g}"
+        value = _in_words(panel, y[0])
         label = name if len(y) > 1 else f"{name} ({value})" if name else value
         marker = "o"
         if len(x) > _SMOOTH_ABOVE:
             axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             y, marker = median_filter(y, 2 * (len(y) // 50) + 1), ""
+        if has_curve and len(y) == 1:
+            axes.axhline(y[0], label=label, color=color, linestyle="--", linewidth=1.2)
+            continue
         line: dict[str, Any] = {
             "color": color,
             "marker": marker,

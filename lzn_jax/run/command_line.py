@@ -4,17 +4,29 @@ import argparse
 import difflib
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
-from lzn_jax import parts
+from lzn_jax import parts, schema
 from lzn_jax.errors import EXIT_USER_ERROR, UserError
+
+# Ratio of similarity above which an unknown flag is taken for a misspelt flag, not for a field.
+_IS_FLAG = 0.8
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags of `python -m MODULE`. UserError for a wrong flag suggests the nearest flag."""
+    """Flags of `python -m MODULE`. UserError for a wrong flag suggests the nearest flag or field.
 
-    def __init__(self, module: str, description: str | None, epilog: str | None = None) -> None:
+    `fields` returns the names of the config's fields, for a command with --config.FIELD=VALUE.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        description: str | None,
+        epilog: str | None = None,
+        fields: Callable[[argparse.Namespace], Iterable[str]] | None = None,
+    ) -> None:
         super().__init__(
             prog=f"python -m {module}",
             description=description,
@@ -22,21 +34,25 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._fields = fields
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        """The flags. With a flag --config, `overrides` are FIELD=VALUE of --config.FIELD=VALUE."""
-        prefix = "--config." if "--config" in self._option_string_actions else None
-        overrides = [a for a in arguments if prefix and a.startswith(prefix)]
+        """The flags. Their `overrides` are FIELD=VALUE of --config.FIELD=VALUE."""
+        overrides = [a for a in arguments if self._fields and a.startswith("--config.")]
         flags, unknown = self.parse_known_args([a for a in arguments if a not in overrides])
         flags.overrides = [a.partition(".")[2] for a in overrides]
         if unknown:
             name = unknown[0].partition("=")[0]
             known = [known for known in self._option_string_actions if known.startswith("--")]
-            hint = f"the nearest is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}"
+            (flag,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            hint = f"the nearest is {flag}"
             if not name.startswith("--"):
                 hint = "a flag reads --NAME=VALUE"
-            elif "." in name and "--config" in known:
+            elif "." in name and self._fields:
                 hint = f"a field is set by --config.{unknown[0].removeprefix('--')}"
+            elif self._fields and difflib.SequenceMatcher(None, name, flag).ratio() < _IS_FLAG:
+                field = schema.nearest(name.removeprefix("--"), self._fields(flags))
+                hint = f"the nearest field is set by --config.{field}"
             raise UserError(f"unrecognized arguments: {unknown[0]}; {hint}")
         return flags
 

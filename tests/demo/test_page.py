@@ -124,6 +124,8 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
 @pytest.mark.parametrize(("scheme", "is_inverted"), [("light", False), ("dark", True)])
 def test_the_page_opens_with_an_answer_and_fits_a_phone(browser, server, scheme, is_inverted):
     phone = visitor.Person(browser, server[0], width=400, scheme=scheme)
+    boxes = [phone.page.locator(f"#{name}").bounding_box() for name in ("classes", "sketch")]
+    assert boxes[0]["y"] + boxes[0]["height"] <= min(850, boxes[1]["y"])
     for name in ("seen", "reconstruction", "siblings", "neighbours"):
         phone.seen(name).first.wait_for()
     place = phone.seen("place").first
@@ -141,10 +143,12 @@ def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_p
     upload = person.page.locator("input[type=file]").last
     (tmp_path / "none.png").write_bytes(b"no image")
     upload.set_input_files(tmp_path / "none.png")
-    person.wait_for_message("format is unknown")
+    person.wait_for_message("The file none.png: its format is unknown")
     Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
     person.changed(person.seen("seen"), lambda: upload.set_input_files(tmp_path / "large.png"))
-    person.wait_for_message("the middle of your 30 × 20 image, at 8 × 8 pixels")
+    person.wait_for_message("large.png. The model's input is the middle of your 30 × 20 image")
+    person.click("Run on the drawing")  # which is gone
+    assert not person.page.get_by_text("Compiling").first.is_visible()
     person.tab("Text to images")
     box = person.page.get_by_label("Text", exact=True)
     for text, message in (

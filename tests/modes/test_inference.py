@@ -147,6 +147,13 @@ def test_a_mode_names_its_picture_which_is_none_of_evaluation(run, capsys, drawn
     assert path == workdir / "figures" / f"{MODES[mode]}.png"
     assert path.stem not in FIGURES
     assert lines[-2].startswith(f"{path}: ")
+    if mode == "sample":
+        count = len(np.load(workdir / "samples.npz")["images"])
+        assert lines[-3] == f"{workdir}/samples.npz: {count} samples"
+    if mode == "reconstruct":
+        error = np.load(workdir / "reconstructions.npz")["errors"].mean()
+        said = f"mean l2 error of 24 images: {error:.4g}"
+        assert lines[-3] == f"{workdir}/reconstructions.npz: {said}"
     if mode in ("sample", "embed"):
         assert arguments[3] == ["cat", "dog"]
 
@@ -159,6 +166,7 @@ def test_labels_are_given_by_name_or_number(run, capsys, drawn, asked):
     images = np.load(workdir / "translations.npz")["images"]
     np.testing.assert_array_equal(images, translated(run, [1, 0, 1]))
     (path, sources, _), _ = drawn["translations"]
+    assert lines[-3] == f"{workdir}/translations.npz: 3 translations"
     assert lines[-2].startswith(f"{path}: ")
     assert list(sources) == ["dog", "cat", "dog"]
 
@@ -168,7 +176,7 @@ def translated(run, labels):
     return model.translate(np.array(labels), "label", "image")
 
 
-def test_labels_that_are_found_are_named_in_the_picture_and_numbers_in_the_file(run, drawn):
+def test_labels_that_are_found_are_named_in_the_picture_and_numbers_in_the_file(run, capsys, drawn):
     flags, workdir, files = run
     pair = ["--mode=translate", "--source=image", "--target=label", f"--input={files[0].parent}"]
     assert command_line.main([*flags, *pair]) == 0
@@ -176,6 +184,11 @@ def test_labels_that_are_found_are_named_in_the_picture_and_numbers_in_the_file(
         rows = list(csv.DictReader(file))
     named = [["cat", "dog"][int(row["target"])] for row in rows]
     assert list(drawn["translations"][0][2]) == named
+    lines = capsys.readouterr().err.splitlines()
+    told = [f"{path}: {name}" for path, name in zip(files, named, strict=False)]
+    first = lines.index(told[0])
+    written = f"{workdir}/translations.csv: {len(rows)} translations"
+    assert lines[first : first + len(rows) + 1] == [*told, written]
 
 
 def test_test_images_are_not_decoded_all_at_once(run, drawn, monkeypatch):
@@ -194,7 +207,9 @@ def test_other_labels_are_one_line(run, capsys, asked):
     pair = ["--mode=translate", "--source=label", "--target=image", f"--input={asked}"]
     assert command_line.main([*run[0], *pair]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "such as cat,dog" in line or "labels must be integers (n,) from 0 to 1" in line
+    is_class = asked == "2"
+    told = "there is no class 2, the run has classes 0 to 1: cat, dog"
+    assert ("such as cat,dog" in line, line == f"error: {told}") == (not is_class, is_class)
 
 
 def test_a_typo_in_a_class_name_gets_the_nearest(run, capsys):

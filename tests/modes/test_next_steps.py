@@ -10,7 +10,7 @@ import small
 from lzn_jax import data
 from lzn_jax import main as command_line
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.modes.next_steps import next_steps
+from lzn_jax.modes.next_steps import next_steps, translations
 from lzn_jax.run import devices
 
 pytestmark = pytest.mark.usefixtures("restored_once")
@@ -73,6 +73,24 @@ def test_each_space_is_asked_what_it_can_do(case, without_a_page, monkeypatch):
 )
 def test_labels_are_suggested_by_the_names_of_the_data(name, example, without_a_page):
     assert f"--input={example}" in commands(name)[0]
+
+
+def test_a_translation_without_types_lists_the_commands_of_the_run(digits, capsys):
+    assert command_line.main([f"--workdir={digits}", "--mode=translate"]) == 2
+    out, error = capsys.readouterr()
+    start = f"python -m lzn_jax.main --workdir={digits} --mode=translate"
+    assert out.splitlines() == [
+        "data types: image, label",
+        "translations:",
+        f"  {start} --source=image --target=label",
+        f"  {start} --source=label --target=image --input=0,1",
+    ]
+    assert error == "error: --mode=translate needs --source=TYPE and --target=TYPE, as above\n"
+
+
+def test_a_run_without_translations_says_so():
+    space = LatentSpace(small.config("configs/digits_repr.py"), devices.make_mesh(1))
+    assert translations(space, Path("a")) == ["data types: image", "translations:", "  none"]
 
 
 def test_the_commands_work(digits, without_a_page):

@@ -26,8 +26,29 @@ def test_present_metrics_share_few_panels(tmp_path, drawn):
     assert _legend(losses) == ["loss", "alignment loss"]
     assert _legend(accuracies) == ["test accuracy", "knn top1 latent (87.5%)"]
     assert 7 not in losses.get_lines()[1].get_xdata()
-    line, _ = accuracies.get_lines()
+    line, once = accuracies.get_lines()
     np.testing.assert_array_equal(line.get_xydata(), [[20, 0.5], [40, 0.9]])
+    assert (once.get_ydata(), once.get_marker()) == ([0.875, 0.875], "None")  # no dot
+
+
+def test_what_is_measured_once_is_in_the_caption_not_a_dot_on_axes(tmp_path, drawn):
+    steps, once = np.arange(1, 41), np.array([2000])
+    metrics = {
+        "loss": (steps, 1.0 / steps),
+        "fd_features": (once, np.array([4.234])),
+        "reconstruction_l2": (once, np.array([0.1486])),
+        "test_accuracy": (once, np.array([0.964])),
+    }
+    plots.curves(tmp_path / "a.png", metrics)
+    assert [axes.get_title("left") for axes in drawn[0].axes] == ["Losses"]
+    told = " ".join(drawn[0].get_supxlabel().split())
+    assert told == (
+        "Measured once: test accuracy 96.4% at step 2,000, fd features 4.23 at step 2,000, "
+        "reconstruction error 0.149 at step 2,000."
+    )
+    plots.curves(tmp_path / "a.png", {"test_accuracy": metrics["test_accuracy"]})
+    assert not drawn[1].axes
+    assert drawn[1].get_suptitle() == "Training curves"
 
 
 def test_no_metrics_are_still_a_picture(tmp_path, drawn):

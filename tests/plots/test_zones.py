@@ -66,6 +66,33 @@ def test_stars_and_names_are_at_their_dots(tmp_path, drawn):
     assert [circle.radius for circle in right.patches] == [1, 2]
 
 
+def test_no_centre_covers_another_and_each_class_has_its_region():
+    rng, labels = np.random.default_rng(0), np.arange(100) % 10
+    centres = 1.3 * np.linalg.qr(rng.normal(size=(32, 10)))[0].T
+    latents = centres[labels] + 0.1 * rng.normal(size=(100, 32))
+
+    def nearest(points):
+        return np.argmax(points @ centres.T, axis=1)
+
+    found = plots.zone_map(latents, labels, centres, nearest)
+    np.testing.assert_allclose(found.plane.T @ found.plane, np.eye(2), atol=1e-9)
+    x, y = (centres @ found.plane).T
+    np.testing.assert_allclose(np.arctan2(y, x) % (2 * np.pi), np.arange(10) * np.pi / 5, atol=1e-6)
+    grid = np.linspace(-found.span, found.span, len(found.classes))
+    rows, columns = (np.abs(grid - 2.5 * each[:, None]).argmin(axis=1) for each in (y, x))
+    assert found.classes[rows, columns].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("case", [(3, 2, 1), (4, 2, 3), (2, 5, 2)])
+def test_dependent_centres_do_not_determine_a_plane(case):
+    count, dim, rank = case
+    centres = np.random.default_rng(0).normal(size=(count, dim))
+    centres[:, rank:] = 0
+    if rank < 3:
+        centres[1:, :rank] = centres[:1, :rank] * np.arange(1, count)[:, None]
+    assert zones._around(centres) is None
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -92,13 +119,14 @@ def test_latents_of_any_number_are_drawn(case, tmp_path, drawn):
 
 
 @pytest.mark.parametrize("dim", [2, 16])
-def test_the_background_shows_the_zones_that_the_plane_cuts(dim, tmp_path, drawn):
+def test_the_background_shows_where_zones_are_projected(dim, tmp_path, drawn):
     points, labels, _ = _three_classes(dim)
     plane = zones._plane(points, labels)[0]
 
     def classes_of(latents):
-        np.testing.assert_allclose(latents @ plane @ plane.T, latents, atol=1e-4)
         x, y = (latents @ plane).T
+        beside = latents - latents @ plane @ plane.T  # draws from the prior
+        assert np.mean(beside**2) == pytest.approx((dim - 2) / dim, rel=0.05, abs=1e-9)
         return np.where(y > 5, 7, np.where(x > 0, 2, 0))  # no test image shows class 7
 
     plots.latent_zones(tmp_path / "a.png", points, points, labels, classes_of=classes_of)
@@ -122,7 +150,10 @@ def test_the_background_shows_the_zones_that_the_plane_cuts(dim, tmp_path, drawn
 def test_a_place_among_zones_is_projected_as_they_are():
     labels = np.arange(90) % 3
     latents = np.random.default_rng(0).normal(size=(90, 5)) + 4 * np.eye(5)[labels]
-    axes = plots.among_zones(latents, labels, latents[[7, 8]], "Place").axes[0]
+    zones = plots.zone_map(latents, labels, None, lambda points: points[:, 0] > 0)
+    axes = plots.among_zones(latents, labels, latents[[7, 8]], zones, "Place").axes[0]
+    (background,) = axes.images
+    assert len(np.unique(np.reshape(background.get_array(), (-1, 4)), axis=0)) == 2
     dots, (crosses,) = np.asarray(axes.collections[0].get_offsets()), axes.lines
     gaps = np.linalg.norm(crosses.get_xydata()[:, None] - dots, axis=-1)
     np.testing.assert_allclose(gaps.min(axis=1), 0, atol=1e-9)
