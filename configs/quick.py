@@ -8,6 +8,7 @@ from lzn_jax import configuration
 def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment."""
     config = configuration.sibling(__file__, "fashion_joint")
+    config.data = {"name": "image_folder", "path": "DIR"}
     del config.sampling
 
     config.latent.dim = 32
