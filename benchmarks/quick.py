@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import evidence
@@ -23,10 +23,12 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
 import lzn_jax
-from lzn_jax import plots
+from lzn_jax import data, plots
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.features import feature_extractor
+from lzn_jax.evaluation.samples import fit_judge, sample_quality
 from lzn_jax.plots.sheets import Cell, Row
+from lzn_jax.trained_model import TrainedModel
 
 SHAPES, COLOURS = ("circle", "square", "triangle"), ("firebrick", "seagreen", "royalblue")
 CLASSES = sorted(itertools.product(COLOURS, SHAPES))  # in the order of their folders
@@ -88,16 +90,19 @@ def judge() -> Callable[[UInt8[np.ndarray, "n h w c"]], Int[np.ndarray, " n"]]:
     return classes
 
 
+def data_flags(name: str, folder: Path, clothes: str | None) -> list[str]:
+    """The fields of a data set, which is written unless it has been."""
+    if name not in WRITERS:
+        return ["data.name=fashion", *([f"data.path={clothes}"] if clothes else [])]
+    if not (folder / name).is_dir():
+        WRITERS[name](folder / name)
+    return [f"data.path={folder / name}"]
+
+
 def run(name: str, seed: int, folder: Path, flags: list[str]) -> dict[str, float]:
     """The numbers of a run, trained unless it has been."""
     workdir = folder / f"{name}_seed{seed}"
-    own = ["data.name=fashion"]
-    if name in WRITERS:
-        pictures = folder / name
-        if not pictures.is_dir():
-            WRITERS[name](pictures)
-        own = [f"data.path={pictures}"]
-    summary = evidence.run("configs/quick.py", workdir, [f"seed={seed}", *own, *flags])
+    summary = evidence.run("configs/quick.py", workdir, [f"seed={seed}", *flags])
     seconds = json.loads((workdir / "goodput.json").read_text())
     summary["minutes"] = (summary["seconds"] - seconds["eval"]) / 60
     if name == "shapes":
@@ -107,31 +112,55 @@ def run(name: str, seed: int, folder: Path, flags: list[str]) -> dict[str, float
     return summary
 
 
-def pictures(path: Path, workdirs: dict[str, Path]) -> None:
+def stages(workdir: Path) -> Iterator[tuple[float, TrainedModel]]:
+    """The models of a run after shares of its updates."""
+    steps = sorted(int(each.name) for each in (workdir / "checkpoints").iterdir())
+    for share in SHARES:
+        step = min(steps, key=lambda each: abs(each - share * steps[-1]))
+        yield share, lzn_jax.load(workdir / "checkpoints" / str(step))
+
+
+def draw(path: Path, workdirs: dict[str, Path]) -> None:
     """Samples of runs after shares of the updates, a row each."""
     rows = []
     for name, workdir in workdirs.items():
-        steps = sorted(int(each.name) for each in (workdir / "checkpoints").iterdir())
-        for number, share in enumerate(SHARES):
-            step = min(steps, key=lambda each: abs(each - share * steps[-1]))
-            model = lzn_jax.load(workdir / "checkpoints" / str(step))
-            classes = model.config.data.num_classes
-            made = model.draw(20, np.arange(20, dtype=np.int32) % classes)["images"]
-            heading = name if number == 0 else None
-            rows.append(Row([Cell(image) for image in made], f"{share:.0%}", heading))
+        for number, (share, model) in enumerate(stages(workdir)):
+            made = model.draw(14, np.arange(14, dtype=np.int32) % model.config.data.num_classes)
+            cells = [Cell(image) for image in made["images"]]
+            rows.append(Row(cells, f"{share:.0%}", name if number == 0 else None))
     plots.sheets.sheet(path, rows, "Samples after a tenth, a half and all updates")
+
+
+def print_stages(workdir: Path, name: str) -> None:
+    """Prints the quality of samples of clothes or shapes after shares of the updates."""
+    recognise = None
+    for share, model in stages(workdir):
+        train, _ = data.load_data(model.config)
+        labels = np.arange(2000, dtype=np.int32) % model.config.data.num_classes
+        made = model.draw(len(labels), labels)["images"]
+        recognise = recognise or (judge() if name == "shapes" else fit_judge(train))
+        row = sample_quality(model.config)(train, made)
+        row["sample_accuracy"] = float(np.mean(recognise(made) == labels))
+        print(f"{name} after {share:.0%}: {shared.line(row)}")
 
 
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", nargs="+", default=["shapes", "fashion", "emoji"])
+    parser.add_argument("--clothes", help="folder of Fashion-MNIST's files")
     parser.add_argument("--folder", type=Path, default=Path("results/quick_evidence"))
     arguments, flags = shared.parse(parser)
     folder, seeds = arguments.folder.absolute(), range(arguments.seeds)
-    results = {name: [run(name, seed, folder, flags) for seed in seeds] for name in arguments.data}
+    results: evidence.Results = {}
+    for name in arguments.data:
+        own = [*data_flags(name, folder, arguments.clothes), *flags]
+        results[name] = [run(name, seed, folder, own) for seed in seeds]
     evidence.print_table(results, METRICS)
-    pictures(folder / "quick.png", {name: folder / f"{name}_seed0" for name in arguments.data})
+    workdirs = {name: folder / f"{name}_seed0" for name in arguments.data}
+    draw(folder / "quick.png", workdirs)
+    for name in workdirs.keys() & {"shapes", "fashion"}:
+        print_stages(workdirs[name], name)
 
 
 if __name__ == "__main__":
