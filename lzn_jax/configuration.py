@@ -196,9 +196,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(
     values: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The values after overrides, and the names of values that were set for this data set."""
-    data = values["data.name"]
-    before = schema_of(values)
+    """The values after overrides, and the names of values that were set for this data set.
+
+    Values of a config that states no fact of its data suit any data.
+    """
+    data, before = values["data.name"], schema_of(values)
+    is_of_one = any(field.from_data and values.get(n) is not None for n, field in before.items())
     # Fields that name parts come first, since other fields depend on the parts.
     selectors = tuple(f"{name}=" for name, field in before.items() if field.part is not None)
     named = [text for text in overrides if text.startswith(selectors)]
@@ -207,7 +210,7 @@ def _changed(
     is_other_data = values["data.name"] != data
 
     def still_holds(name: str) -> bool:  # under the parts that are named
-        if name not in fields:
+        if name not in fields or (is_other_data and name == "data.path"):
             return False
         is_of_data = is_other_data and (fields[name].from_data or before[name].from_data)
         return not is_of_data or fields[name].default is parts.REQUIRED
@@ -215,7 +218,7 @@ def _changed(
     values = {name: value for name, value in values.items() if still_holds(name)}
     changes = dict(_parse_override(text, fields) for text in overrides)
     values = {**values, **changes}
-    return values, set(changes if is_other_data else values)
+    return values, set(changes if is_other_data or not is_of_one else values)
 
 
 def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices, log
 
 ROOT = Path(__file__).parents[1]
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+# Without quick, which has no data of its own.
+NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"quick"})
 STUDIES = {
     "gen": "generation",
     "meanflow": "generation",
@@ -265,6 +266,50 @@ def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     summary = _run(name, tmp_path / "run", **data_fields(name))
     assert summary["step"] == 2
     assert METRICS[_load(name).study] <= summary.keys()
+
+
+@pytest.mark.parametrize(
+    ("classes", "mode", "facts"),
+    [(("a", "b", "c"), "L", [28, 1, 3, 54]), (("",), "RGB", [28, 3, 1, 54])],
+    ids=["three classes of grey images", "no classes"],
+)
+def test_quick_takes_a_folder_as_it_is(classes, mode, facts, tmp_path, capsys):
+    generator, folder = np.random.default_rng(0), tmp_path / "images"
+    for index in range(60):
+        path = folder / classes[index % len(classes)] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (26, 26, 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(path)
+    config = configuration.load("quick", [f"data.path={folder}"])
+    found = config.data
+    assert [
+        found.image_size,
+        found.channels,
+        found.num_classes,
+        config.latent.context_size,
+    ] == facts
+
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from lzn_jax import configuration\n"
+        "def get_config():\n"
+        f"    return configuration.sibling(__file__, 'quick', {{'data.path': {str(folder)!r}}})\n"
+    )
+    assert command_line.main(small.flags(own, tmp_path / "run")) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert all(math.isfinite(value) for value in summary.values())
+    assert METRICS["joint"] - {"sample_accuracy"} <= summary.keys()
+    assert ("sample_accuracy" in summary) == (len(classes) > 1)
+    said = capsys.readouterr().err
+    assert ("one class, so nothing is classified" in said) == (len(classes) == 1)
+
+
+def test_quick_takes_other_data_by_name():
+    config = configuration.load("quick", ["data.name=fashion"])
+    assert (config.data.path, config.data.num_classes) == (_load("fashion_joint").data.path, 10)
+    expected = "there is no folder .*DIR: set data.path"
+    with pytest.raises(UserError, match=expected):
+        configuration.load("quick")
 
 
 @pytest.mark.slow

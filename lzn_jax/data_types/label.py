@@ -51,6 +51,11 @@ class Label(DataType):
     def __init__(self, config: ConfigDict) -> None:
         self._names = functools.partial(data.label_names, config.data)
         self.condition_dim = classes = config.data.num_classes
+        if classes == 1:
+            _log.warning(
+                "one class, so nothing is classified: an image folder has one class for each class "
+                "folder, and data.label_column names the labels of a Hub data set"
+            )
         encoder: LabelEncoder | ZonesOfImages | None = None
         if models.has_latents(config):
             latent = config.latent
@@ -248,11 +253,6 @@ def _check_label(values: Mapping[str, Any]) -> None:
         is_aligned or not values["latent.enabled"] or values["latent.context_size"] > 0,
         "latent.context_size must be > 0 if nothing is aligned with labels, got 0: the zones of a "
         "class are those of its context images",
-    )
-    require(
-        values["data.num_classes"] >= 2,
-        "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has one "
-        "class for each class folder, and data.label_column names the labels of a Hub data set",
     )
 
 
