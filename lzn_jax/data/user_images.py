@@ -1,6 +1,7 @@
 """Images that a user passes to a trained run, adapted to its data set."""
 
 import logging
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from lzn_jax.data import pixels
 from lzn_jax.data.folder import IMAGE_SUFFIXES, Files, image_names
@@ -16,6 +17,7 @@ from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.errors import UserError
 
 _INVERTED = "inverted to the background of the training images (data.invert_input=False: none)"
+_FINE = 16  # pixels of the ink for each pixel of the result, at most
 _LEAST_CONTRAST = 16  # levels between background and ink
 
 _log = logging.getLogger(__name__)
@@ -75,9 +77,9 @@ def adapt(
     """An RGB image with the size and channels of `data`, and the changes made.
 
     `share` is the larger side of the ink in the frame. Grey ink is cut out, centred and stretched
-    to full contrast; None keeps the central square of the image. `data.invert_input` decides
-    whether to invert. If it is None, a grey image is inverted if its background differs from the
-    data's, `is_light`.
+    to full contrast, and its strokes become at least as wide as a pixel of the result. None keeps
+    the central square of the image. `data.invert_input` decides whether to invert. If it is None, a
+    grey image is inverted if its background differs from the data's, `is_light`.
     """
     side, is_grey, changes = data.image_size, data.channels == 1, []
     if is_grey:
@@ -90,6 +92,8 @@ def adapt(
         frame = round(max(ink.size) / share)
         square = Image.new("L", (frame, frame))
         square.paste(ink, ((frame - ink.width) // 2, (frame - ink.height) // 2))
+        square.thumbnail((_FINE * side, _FINE * side), Image.Resampling.BOX)
+        square = thickened(square, square.width / side)
         adapted = np.asarray(square.resize((side, side), Image.Resampling.BOX))[..., None]
         adapted = 255 - adapted if has_light_ground else adapted
     else:
@@ -122,6 +126,15 @@ def ink_of(image: Image.Image) -> tuple[Image.Image | None, bool]:
         return None, ground > 127
     light = Image.fromarray(np.round(ink * (255 / strongest)).astype(np.uint8))
     return light.crop(light.point(lambda level: level > 127).getbbox()), ground > 127
+
+
+def thickened(ink: Image.Image, width: float) -> Image.Image:
+    """Light ink whose strokes are at least about `width` pixels wide, by a maximum filter."""
+    is_ink = np.pad(np.asarray(ink) > 127, 1)
+    edges = sum(np.count_nonzero(np.diff(is_ink, axis=axis)) for axis in (0, 1))
+    # A stroke has two sides, whose length the edges of pixels overestimate by 4 / π on average.
+    missing = width - 8 / math.pi * np.count_nonzero(is_ink) / max(edges, 1)
+    return ink.filter(ImageFilter.MaxFilter(2 * round(missing / 2) + 1)) if missing >= 1 else ink
 
 
 def thumbnail(encoded: bytes, side: int = 128) -> Image.Image:

@@ -167,3 +167,22 @@ def test_a_thumbnail_shows_the_whole_picture_as_given():
     assert (small[0] == 128).all()
     assert (small[16:74, 2] == 0).all()  # a light stroke is on black
     assert (small[45, 35] == 255).all()
+
+
+def test_thin_strokes_become_a_pixel_wide_and_wide_ones_stay():
+    """A ring, whose width is measured by its area. The square filter adds more along diagonals."""
+    y, x = np.mgrid[:200, :200] - 99.5
+    radius = np.hypot(x, y)
+
+    def width(image):
+        return (np.asarray(image) > 127).sum() / (2 * np.pi * 80)
+
+    rings = {w: Image.fromarray(np.uint8(255 * (np.abs(radius - 80) < w / 2))) for w in (5, 40)}
+    assert width(user_images.thickened(rings[5], 25.0)) == pytest.approx(
+        5 + 20 * 4 / np.pi, rel=0.1
+    )
+    assert width(user_images.thickened(rings[40], 25.0)) == width(rings[40])
+    pen = Image.new("L", (3000, 3000), 255)
+    pen.paste(0, (1400, 500, 1420, 2500))  # a photograph of a pen's stroke
+    image, _ = user_images.read_image(_encoded(pen), _digits(), False)
+    assert image.max() > 127
