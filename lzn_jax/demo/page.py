@@ -284,7 +284,8 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
 
     _on(run.click, drawn, sketch, image)
     _on(file.upload, uploaded, file, [image, note])
-    file.upload(lambda: _BLANK, None, sketch, show_progress="hidden")
+    # Only what has been read takes the drawing away.
+    note.change(lambda text: _BLANK if text else gr.skip(), note, sketch, show_progress="hidden")
     run.click(lambda: "", None, note)
     if answers.test_images is not None:
         choice = _choice(answers, "Or click on a test image", 6, 0, image)
