@@ -174,8 +174,8 @@ def misfits(space: LatentSpace, model: Model, request: Request, source: str) -> 
     latents = encode(space, model, key, 0.0, request, source)
     given = {"latents": latents, "samples": classes_of(space, model, latents)}
     further, _ = condition(space, model, given, decoder.condition)
-    own = latents if decoder.sources else None
-    return decoder.misfits(model.variables, request["samples"], (own, further))
+    inputs = latents if decoder.sources else None, further
+    return decoder.misfits(model.variables, request["samples"], inputs)
 
 
 def classes_of(

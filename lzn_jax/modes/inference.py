@@ -196,6 +196,6 @@ def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> 
     if len(names) > MAX_LOGGED:
         _log.info("... and %d more in predictions.csv", len(names) - MAX_LOGGED)
     _log.info("%s: %s and their classes", path, kind.output)
-    if is_far is not None and (count := np.count_nonzero(is_far)):
+    if count := far.count(True):
         message = "%d of %d %s are far from the training data: their classes mean little"
         _log.info(message, count, len(names), kind.plural)

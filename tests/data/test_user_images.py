@@ -185,4 +185,4 @@ def test_thin_strokes_become_a_pixel_wide_and_wide_ones_stay():
     pen = Image.new("L", (3000, 3000), 255)
     pen.paste(0, (1400, 500, 1420, 2500))  # a photograph of a pen's stroke
     image, _ = user_images.read_image(_encoded(pen), _digits(), False)
-    assert image.max() > 127
+    assert image.astype(int).sum(axis=1).min() > 190  # over two columns
