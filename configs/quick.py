@@ -6,8 +6,8 @@ of appendix G.
     python -m lzn_jax.main --config=configs/quick.py --config.data.path=DIR
 
 DIR is a folder of images, or of a folder for each class; --config.data.name=fashion for clothes.
-Expected: EXPECTED
-Settings were chosen on validation images. Cost: ten minutes on two CPU cores.
+Expected: docs/own_images.md. Settings were chosen on validation images. Cost: 0.23 seconds for an
+update on two CPU cores with grey images of 28 pixels, seven minutes in all, one of evaluation.
 """
 
 import ml_collections
@@ -31,11 +31,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.update(num_res_blocks=1, tap_channels=8, tap_units=64, patch_size=2)
     # A one-pass decoder: after so few updates images of a small flow would be noisy.
     config.decoder = {"name": "direct", "features": 16, "channel_multipliers": (1, 2)}
-    config.decoder.update(num_res_blocks=1, patch_size=2, set_loss="energy", set_weight=2.0)
+    config.decoder.update(num_res_blocks=1, patch_size=2, set_loss="drift", set_weight=0.5)
 
     config.training.num_steps = 1500
     config.training.learning_rate.encoder = 2e-3
-    config.training.learning_rate.decoder = 2e-3
+    config.training.learning_rate.decoder = 6e-3  # 2e-3 learns colours later
     config.training.learning_rate.label_anchors = 2e-3
     config.training.ema_decay = 0.99  # averages over the last 100 updates
     config.checkpoint.every_steps = 150  # samples of each tenth can be drawn

@@ -210,8 +210,10 @@ def _changed(
     is_other_data = values["data.name"] != data
 
     def still_holds(name: str) -> bool:  # under the parts that are named
-        if name not in fields or (is_other_data and name == "data.path"):
+        if name not in fields:
             return False
+        if name == "data.path":
+            return not is_other_data
         is_of_data = is_other_data and (fields[name].from_data or before[name].from_data)
         return not is_of_data or fields[name].default is parts.REQUIRED
 
