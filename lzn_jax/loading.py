@@ -37,8 +37,6 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
     """
     use_compile_cache()
     path = find(path)
-    if (path / MANIFEST).is_file():
-        raise UserError(f"{path} has the programs of an export: load its run, {path.parent}")
     if path.parent == Path("released") and not path.is_dir():
         from lzn_jax import convert  # here, since it imports all of training
 
@@ -53,11 +51,14 @@ def find(path: str | Path) -> Path:
     """Folder of a run or of a verified shared model, which is downloaded from the Hub if needed.
 
     The name of a model in the package stands for it, unless the current folder contains a folder
-    of that name. Raises UserError for a shared model that is damaged or cannot be downloaded.
+    of that name. Raises UserError for an export, and for a shared model that is damaged or cannot
+    be downloaded.
     """
     if str(path).startswith(shared_model.PREFIX):
         return shared_model.fetch_model(str(path).removeprefix(shared_model.PREFIX))
     path = Path(path)
+    if (path / MANIFEST).is_file():
+        raise UserError(f"{path} has the programs of an export: load its run, {path.parent}")
     if path.parent == Path() and not path.is_dir() and (SHIPPED / path).is_dir():
         path = SHIPPED / path
     return shared_model.verified(path) if shared_model.is_shared(path) else path

@@ -22,7 +22,7 @@ JOINT = str(Path(__file__).with_name("ncsnpp_joint.py"))
 JOINT_FIELDS = {
     "": "study seed extensions extension_checksums types alignments objective",
     "data.": """name validation validation_seed image_size channels num_classes flip captions
-        invert_input""",
+        invert_input crop_to_ink""",
     "latent.": "enabled dim noise_scale solver num_steps context_size",
     "alignment.": """noise_scale solver num_steps cutoff form weight sharpness""",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions

@@ -8,7 +8,7 @@ from lzn_jax import parts
 from lzn_jax.data import Examples, digit_captions, fixed_images
 from lzn_jax.parts import flag
 
-LICENCE = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository)"
+LICENCE = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository)."
 
 
 def load(data: ConfigDict, split: str) -> Examples:

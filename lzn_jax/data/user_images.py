@@ -86,7 +86,9 @@ def adapt(
         if np.ptp(np.asarray(image), axis=-1).any():
             changes.append("converted to grey")
         image = image.convert("L")
-    ink, has_light_ground = ink_of(image) if is_grey else (None, False)
+    # An image of the data's size is framed as they are, such as one of them.
+    is_cut = is_grey and share is not None and image.size != (side, side)
+    ink, has_light_ground = ink_of(image) if is_cut else (None, False)
     if ink is not None and share is not None:
         changes.append("cropped to the ink")
         frame = round(max(ink.size) / share)

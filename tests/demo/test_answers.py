@@ -179,12 +179,12 @@ def test_an_uploaded_file_is_read_with_a_note_on_what_changed(answers):
     assert note == ""
     image, note = answers.read(encoded(np.zeros((30, 50, 3), np.uint8)))
     assert image.shape == (8, 8, 1)
-    assert "50 × 30 image, at 8 × 8 pixels" in note
+    assert note == "Your image was cropped to the central square, resized to 8x8."
     scan = Image.fromarray(255 - own[..., 0]).resize((80, 80), Image.Resampling.NEAREST)
     image, note = answers.read(encoded(np.asarray(scan.convert("RGB"))))
-    assert np.abs(image.astype(int) - own).mean() < 30
-    assert "80 × 80 image" in note
-    assert "Your image has a light background" in note
+    moved = [np.roll(own.astype(int), column, axis=1) for column in (-1, 0, 1)]  # it is centred
+    assert min(np.abs(image - each).mean() for each in moved) < 30
+    assert "was cropped to the ink, inverted to the background" in note
     with pytest.raises(UserError, match="format is unknown"):
         answers.read(b"no image")
 
@@ -203,9 +203,8 @@ def test_an_upload_has_the_ground_of_the_data(answers, train, ground, is_light, 
     images = np.concatenate([255 - images[:turned], images[turned:]])
     image, note = Answers(answers.model, Examples(images, labels)).read(encoded(own[..., 0]))
     np.testing.assert_array_equal(image, 255 - own if is_inverted else own)
-    named = "light" if is_light else "dark"
-    expected = f"Your image has a {named} background; its inverse is used."
-    assert note == (expected if is_inverted else "")
+    assert note.startswith("Your image was inverted to the background") == is_inverted
+    assert bool(note) == is_inverted
 
 
 @pytest.mark.parametrize("is_light", [False, True])
@@ -227,7 +226,8 @@ def test_a_drawing_in_colour_is_the_canvas_at_the_size_of_an_image(colours):
     drawing = blank.copy()
     drawing[:, :160] = 230, 40, 30
     drawing[:160, 160:] = 255, 240, 240  # as pale as it is, it counts as drawn
-    np.testing.assert_array_equal(colours.drawn(drawing), drawing[5::10, 5::10])
+    # At edges the filter overshoots.
+    np.testing.assert_allclose(colours.drawn(drawing), drawing[5::10, 5::10].astype(int), atol=20)
     with pytest.raises(UserError, match="draw something"):
         colours.drawn(blank)
 

@@ -140,7 +140,7 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
         "after 2 updates. Data types: image, label.",
         "Translations: image to label, label to image.",
         'lzn_jax.load("FOLDER")',
-        "Data set: `digits`. Licence: unknown.",
+        "Data set: `digits`. CC BY 4.0 (Optical Recognition of Handwritten Digits",
         "|---|---|\n| test_accuracy | 0.1235 |\n| fid | not finite |\n\n2 of 3 metrics in",
         "## Pictures\n\n![Samples](figures/samples.png)\n",
     ):
