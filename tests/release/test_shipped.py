@@ -9,7 +9,7 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import data, files, loading
+from lzn_jax import data, files, loading, share
 from lzn_jax import main as command_line
 from lzn_jax.errors import UserError
 from lzn_jax.release import shared_model
@@ -85,17 +85,17 @@ def test_training_does_not_start_from_it(tmp_path, monkeypatch, capsys):
 
 def test_half_precision_halves_the_weights_of_a_shared_model(tmp_path):
     workdir = small.untrained_run(tmp_path / "run", small.config())
-    run = lzn_jax.load(workdir)
-    for name, is_half in (("half", True), ("whole", False)):
-        shared_model.write(workdir / name, workdir, run, "FOLDER", is_half=is_half)
-    half, whole = (
-        files.read_tensors(workdir / n / "weights.safetensors") for n in ("half", "whole")
-    )
-    assert sum(a.nbytes for a in half.values()) * 2 == pytest.approx(
-        sum(a.nbytes for a in whole.values()), abs=8
-    )
+    run, half, whole = lzn_jax.load(workdir), workdir / "half", workdir / "shared"
+    assert share.main([f"--workdir={workdir}", "--half"]) == 0
+    whole.rename(half)
+    assert share.main([f"--workdir={workdir}"]) == 0
+    sizes = [
+        sum(a.nbytes for a in files.read_tensors(folder / "weights.safetensors").values())
+        for folder in (half, whole)
+    ]
+    assert 2 * sizes[0] == pytest.approx(sizes[1], abs=8)
     for ours, there in zip(
-        jax.tree.leaves(lzn_jax.load(workdir / "half").model),
+        jax.tree.leaves(lzn_jax.load(half).model),
         jax.tree.leaves(run.model),
         strict=True,
     ):
