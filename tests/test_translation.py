@@ -470,7 +470,7 @@ def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
     for call in (lambda: model.translate([], "text", "label"), lambda: model.generate("text", 0)):
         with pytest.raises(UserError, match="at least 1, got 0"):
             call()
-    with pytest.raises(UserError, match="labels must be"):
+    with pytest.raises(UserError, match="there is no class 11"):
         model.translate([11], "label", "image")
     flags = [*run[1], "--source=text"]
     assert main.main([*flags, "--target=image", "--input=a bold seven!"]) == 2
