@@ -24,6 +24,7 @@ class OneWeight(LatentSpace):
 
     modules = {"decoder": nn.Dense(1)}  # noqa: RUF012
     row_transforms = ()
+    measured = ()
 
     def __init__(self):
         pass

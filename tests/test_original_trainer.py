@@ -32,6 +32,7 @@ NETWORK = {
 }
 SETTINGS = {
     "data.name": "image_folder",  # of any size and number of classes
+    "data.path": "not read",
     "data.image_size": 16,
     "data.channels": 3,
     "latent.dim": 10,

@@ -36,14 +36,7 @@ def _opened(
     kind = trained.space.types[pair[0] if pair else trained.main_type]
     if samples_from is not None:
         samples, names = kind.named(samples_from)
-        folder = workdir / INPUT_FOLDER
-        if kind.is_images:
-            given = [
-                np.asarray(thumbnail(Path(name).read_bytes())) for name in names[: plots.MAX_PAIRS]
-            ]
-            path = folder / "figures" / "read.png"
-            plots.translations(path, given, samples, "Images as given and as read", made=False)
-        return kind, samples, None, names, folder
+        return kind, samples, None, names, workdir / INPUT_FOLDER
     test = data.load(trained.config.data, "test")
     rows = kind.readable(test)  # texts need tokens
     test = test if len(rows) == len(test.labels) else test.at(rows)
@@ -179,6 +172,10 @@ def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> 
     rounded = [f"{probability:.6f}" for probability in probabilities]
     rows = zip(range(len(samples)), known, classes, rounded, names, predicted, far, strict=True)
     files.write_csv(folder / "predictions.csv", header, rows)
+    if samples_from is not None and kind.is_images:
+        given = [thumbnail(Path(name).read_bytes()) for name in names[: plots.MAX_PAIRS]]
+        path, title = folder / "figures" / "read.png", "Images as given and as read"
+        plots.translations(path, [np.asarray(image) for image in given], samples, title, made=False)
     path = folder / "figures" / "predictions.png"
     shown = kind.shown(samples[: plots.sheets.MAX_PREDICTIONS])
     if are_images(shown):

@@ -17,7 +17,7 @@ _IS_FLAG = 0.8
 class Parser(argparse.ArgumentParser):
     """Flags of `python -m MODULE`. UserError for a wrong flag suggests the nearest flag or field.
 
-    `fields` returns the names of the config's fields, for a command with --config.FIELD=VALUE.
+    `fields` returns the names of the config's fields, which are also suggested.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         """The flags. Their `overrides` are FIELD=VALUE of --config.FIELD=VALUE."""
-        overrides = [a for a in arguments if self._fields and a.startswith("--config.")]
+        prefix = "--config." if "--config" in self._option_string_actions else None
+        overrides = [a for a in arguments if prefix and a.startswith(prefix)]
         flags, unknown = self.parse_known_args([a for a in arguments if a not in overrides])
         flags.overrides = [a.partition(".")[2] for a in overrides]
         if unknown:
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             hint = f"the nearest is {flag}"
             if not name.startswith("--"):
                 hint = "a flag reads --NAME=VALUE"
-            elif "." in name and self._fields:
+            elif "." in name and prefix:
                 hint = f"a field is set by --config.{unknown[0].removeprefix('--')}"
             elif self._fields and difflib.SequenceMatcher(None, name, flag).ratio() < _IS_FLAG:
                 field = schema.nearest(name.removeprefix("--"), self._fields(flags))

@@ -56,9 +56,9 @@ GENERATED = ["seen", "reconstruction"], ["siblings", "neighbours", "place"]
     [
         ("digits_repr", None, False),
         *small.slow(
-            ("digits_text", ["classes", "text"], True),
-            ("digits_joint", ["classes"], False),
-            ("digits_gen", [], False),
+            ("digits_text", ["classes", "doubt", "text"], True),
+            ("digits_joint", ["classes", "doubt"], False),
+            ("digits_gen", ["doubt"], False),
         ),
     ],
 )
@@ -262,4 +262,4 @@ def test_without_test_images_nothing_is_chosen(answers, noise):
     assert not {"neighbours", "place"} & set(alone.views)
     siblings = (each.views["siblings"](image, 0) for each in (alone, answers))
     np.testing.assert_array_equal(*siblings)
-    assert drawn(alone, np.ones((100, 40), bool)).max() > 100
+    assert drawn(alone, np.pad(np.ones((60, 20), bool), 20)).max() > 100

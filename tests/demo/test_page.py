@@ -146,7 +146,7 @@ def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_p
     person.wait_for_message("The file none.png: its format is unknown")
     Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
     person.changed(person.seen("seen"), lambda: upload.set_input_files(tmp_path / "large.png"))
-    person.wait_for_message("large.png. The model's input is the middle of your 30 × 20 image")
+    person.wait_for_message("large.png. Your image was cropped to the central square")
     person.click("Run on the drawing")  # which is gone
     assert not person.page.get_by_text("Compiling").first.is_visible()
     person.tab("Text to images")
@@ -213,7 +213,6 @@ def test_files_go_while_the_page_is_there_and_when_it_ends(run, tmp_path, monkey
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--workdir"),
         (["--workdir=nothing"], "nothing is no run"),
         (["--workdir=nothing", "--port=80"], "--port must be"),
         (["--workdir=nothing", "--port=no"], "invalid int value"),

@@ -112,6 +112,10 @@ def test_a_seven_in_black_on_white_is_read_as_in_the_data(digits, tmp_path, caps
     assert min(np.abs(image[..., 0] - each).mean() for each in moved) < 30  # it is centred
     (counts,) = [line for line in lines if line.startswith("of 1 images: 1 cropped to the ink")]
     assert ("1 inverted to the background" in counts) == (invert is not False)
+    (path, (given,), (read,), *_), _ = drawn["translations"]
+    assert path.parts[-3:] == ("input", "figures", "read.png")
+    np.testing.assert_array_equal(read, image)
+    assert np.abs(given[12::16, 12::16, 0].astype(int) - (255 - own)).mean() < 30  # as it was
 
 
 def test_no_image_is_inverted_where_the_data_cannot_be_read(run, capsys, drawn, tmp_path):

@@ -150,7 +150,7 @@ def test_the_background_shows_where_zones_are_projected(dim, tmp_path, drawn):
 def test_a_place_among_zones_is_projected_as_they_are():
     labels = np.arange(90) % 3
     latents = np.random.default_rng(0).normal(size=(90, 5)) + 4 * np.eye(5)[labels]
-    zones = plots.zone_map(latents, labels, None, lambda points: points[:, 0] > 0)
+    zones = plots.zone_map(latents, labels, None, lambda points: (points[:, 0] > 0).astype(int))
     axes = plots.among_zones(latents, labels, latents[[7, 8]], zones, "Place").axes[0]
     (background,) = axes.images
     assert len(np.unique(np.reshape(background.get_array(), (-1, 4)), axis=0)) == 2
