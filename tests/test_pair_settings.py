@@ -94,7 +94,7 @@ def test_fields_of_a_pair_are_there_only_if_they_are_set():
     expected = "* alignment.image_to_text.weight = 2.0 # weight of the alignment loss"
     assert " ".join(line.split()) == expected
     plain = configuration.load("digits_text")
-    assert "_to_" not in configuration.explain(plain)
+    assert "alignment.image_to" not in configuration.explain(plain)
     unset = configuration.load("digits_text", ["alignment.image_to_text.weight=None"])
     values = configuration.flatten(unset.to_dict())
     assert schema.of_pair(values, "image:text")["alignment.weight"] == plain.alignment.weight
