@@ -90,7 +90,8 @@ def test_fields_of_a_pair_are_there_only_if_they_are_set():
     config = configuration.load("digits_text", ["alignment.image_to_text.weight=2"])
     assert config.alignment.image_to_text.to_dict() == {"weight": 2.0}
     assert "image_to_label" not in config.alignment
-    (line,) = (line for line in configuration.explain(config).splitlines() if "alignment.image_to" in line)
+    lines = configuration.explain(config).splitlines()
+    (line,) = (line for line in lines if "alignment.image_to" in line)
     expected = "* alignment.image_to_text.weight = 2.0 # weight of the alignment loss"
     assert " ".join(line.split()) == expected
     plain = configuration.load("digits_text")
