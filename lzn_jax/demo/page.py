@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
@@ -18,6 +19,7 @@ from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 
 _BLANK = np.full((280, 280, 3), 255, np.uint8)  # an image to draw on, so that the brush is selected
+_BLANKS = itertools.count()
 _EVERY, _AGE = 60, 600  # interval and age in seconds at which files are deleted
 _CSS = """
 .fillable:not(.fill_width) {max-width: 1280px !important}
@@ -262,7 +264,7 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
                 canvas_size=_BLANK.shape[:2], fixed_canvas=True, layers=False, transforms=(),
                 image_mode="RGBA", type="pil", elem_id="sketch",
             )  # fmt: skip
-            sketch.clear(lambda: _BLANK, None, sketch)
+            sketch.clear(_blank, None, sketch)
         with gr.Column(scale=1, min_width=110):
             run = gr.Button("Run on the drawing", variant="primary")
             file = gr.UploadButton("Upload an image", type="filepath")
@@ -285,13 +287,20 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
     _on(run.click, drawn, sketch, image)
     _on(file.upload, uploaded, file, [image, note])
     # Only what has been read takes the drawing away.
-    note.change(lambda text: _BLANK if text else gr.skip(), note, sketch, show_progress="hidden")
+    note.change(lambda text: _blank() if text else gr.skip(), note, sketch, show_progress="hidden")
     run.click(lambda: "", None, note)
     if answers.test_images is not None:
         choice = _choice(answers, "Or click on a test image", 6, 0, image)
         choice.select(lambda: "", None, note)
         for event in (run.click, file.upload):
             event(lambda: gr.Gallery(selected_index=None), None, choice)
+
+
+def _blank() -> np.ndarray:
+    """A blank canvas, in a file of its own: Gradio would overwrite a file that it is serving."""
+    opacity = np.full((*_BLANK.shape[:2], 1), 255, np.uint8)
+    opacity[0, 0] = next(_BLANKS) % 256  # white over white is white
+    return np.concatenate([_BLANK, opacity], axis=-1)
 
 
 def _choice(answers: Answers, label: str, columns: int, selected: int, image: gr.State) -> Any:
