@@ -309,9 +309,9 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh
                 f"training.batch_size must be at most {count}, the training examples of "
                 f"{config.data.name}, got {size}: copies of an example in a batch divide its zone"
             )
-        for images in (train.images, test.images):
-            if isinstance(images, pixels.EncodedImages):
-                images.check(pixels.check_header)
+        encoded = [i for i in (train.images, test.images) if isinstance(i, pixels.EncodedImages)]
+        if count := sum(images.check(pixels.has_alpha) for images in encoded):
+            _log.info(pixels.COMPOSITED, count)
         measurements.prepare(space, test)
         _log.info("%s", space.plan)
         batches = training_batches(config, space, train)

@@ -22,6 +22,7 @@ from lzn_jax.parts import Field, count, count_or_0, flag, knob, positive
 from lzn_jax.progress import progress
 
 FLIP = "flip training images left to right at random"
+COMPOSITED = "%d images may be transparent: such pixels become white, or black if all else is white"
 CROP_TO_INK = "cut grey images of --input and the page to their ink, which then fills the frame"
 ENCODED_FIELDS = {  # fields of a data set of `EncodedImages`
     # The limit keeps another user's config from using all memory.
@@ -51,31 +52,42 @@ _log = logging.getLogger(__name__)
 
 _MODES = {1: "L", 3: "RGB"}
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-_GREY_MODES = ("1", "L", "LA", *_SIXTEEN_BIT_MODES)
 _JPEG = {"JPEG", "MPO"}  # MPO is a JPEG file with further images
+_COPY = 64  # pixels of a small copy's shorter side
+LEAST_CONTRAST = 16  # levels between what is seen and its background
 
 
 class UnreadableImageError(UserError):
     """A file that is broken, empty or not an image."""
 
 
-def decode(encoded: bytes, channels: int, *, contrasts: bool = False) -> Image.Image:
+def decode(encoded: bytes, channels: int) -> Image.Image:
     """The image in a file's content, upright, in mode L (1 channel) or RGB (3 channels).
 
-    The EXIF orientation is applied. Transparent pixels become white; with `contrasts` they become
-    black if what is visible is light. 16-bit grey is scaled to 8 bits. A truncated JPEG is an
-    error. A JPEG with wrong bits decodes to wrong pixels, because JPEG contains no checksum.
+    The EXIF orientation is applied. Transparent pixels become white, or black if all that is
+    visible is white. 16-bit grey is scaled to 8 bits. A truncated JPEG is an error. A JPEG with
+    wrong bits decodes to wrong pixels, because JPEG contains no checksum.
 
     Raises UnreadableImageError with the reason if the file cannot be decoded.
     """
     with _opened(encoded) as image:
-        return _upright(image, channels, contrasts)
+        return _upright(image, channels)
 
 
-def check_header(encoded: bytes) -> None:
-    """Raises UnreadableImageError, like `decode`, for a file without the header of an image."""
-    with _opened(encoded):
-        pass
+def decode_on_ground(encoded: bytes) -> tuple[Image.Image, str | None]:
+    """The RGB image like `decode`, and the colour behind transparent pixels, None without any."""
+    with _opened(encoded) as image:
+        opaque, ground = _opaque(image)
+        return opaque.convert("RGB"), ground
+
+
+def has_alpha(encoded: bytes) -> bool:
+    """Whether an image may be transparent by its header, which alone is read.
+
+    Raises UnreadableImageError, like `decode`, for a file without the header of an image.
+    """
+    with _opened(encoded) as image:
+        return image.has_transparency_data
 
 
 @contextlib.contextmanager
@@ -91,25 +103,38 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise UnreadableImageError(reason) from error
 
 
-def _upright(image: Image.Image, channels: int, contrasts: bool = False) -> Image.Image:
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in _SIXTEEN_BIT_MODES:
-        levels = np.asarray(image).astype(np.uint32)  # 0 ... 65535; convert() would clip
-        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("it has more than 16 bits a channel")
-    if image.has_transparency_data:
-        image = composited(image, contrasts)
+def _upright(image: Image.Image, channels: int) -> Image.Image:
+    image, _ = _opaque(image)
     return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
 
 
-def composited(image: Image.Image, contrasts: bool = False) -> Image.Image:
-    """An image with transparency over white, or over black if it is light and `contrasts`."""
+def _opaque(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """The upright image with 8 bits a channel, and the colour behind its transparent pixels."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in _SIXTEEN_BIT_MODES:
+        levels = np.asarray(image).astype(np.uint32)  # 0 ... 65535; convert() would clip
+        clear = image.info.get("transparency")
+        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+        if clear is not None:
+            image.putalpha(Image.fromarray(levels != clear).convert("L"))
+    if image.mode in ("I", "F"):
+        raise ValueError("it has more than 16 bits a channel")
+    return composited(image) if image.has_transparency_data else (image, None)
+
+
+def composited(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """An image with transparency over a colour, and the colour, None if the image is opaque.
+
+    It is white, or black if all that is visible would vanish on white.
+    """
     colours = image.convert("RGBA")
-    grey, alpha = (np.asarray(each, np.float32) for each in colours.convert("LA").split())
-    is_light = np.sum(grey * alpha) > 127.5 * np.sum(alpha)
-    ground = (0, 0, 0) if contrasts and is_light else (255, 255, 255)
-    return Image.alpha_composite(Image.new("RGBA", image.size, ground), colours).convert("RGB")
+    grey, alpha = (np.asarray(each) for each in colours.convert("LA").split())
+    if alpha.size == 0 or alpha.min() == 255:
+        return colours.convert("RGB"), None
+    visible = grey[alpha > 127]
+    vanishes = len(visible) > 0 and np.percentile(visible, 5) > 255 - LEAST_CONTRAST
+    ground = "black" if vanishes else "white"
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), colours), ground
 
 
 def oddities(encoded: bytes, name: str, data: ConfigDict) -> list[str]:
@@ -120,22 +145,25 @@ def oddities(encoded: bytes, name: str, data: ConfigDict) -> list[str]:
     with _opened(encoded) as image:
         mode, size, kind = image.mode, image.size, image.format
         known = Image.registered_extensions().get(os.path.splitext(name)[1].lower(), kind)
-        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else 255
-        colours = np.asarray(image.convert("RGB")) if mode not in _GREY_MODES else None
-        is_grey = colours is None or not np.ptp(colours, axis=-1).any()
-        found = {
-            "transparent, composited over white": np.min(alpha) < 255,
-            "16-bit, scaled to 8 bits": mode in _SIXTEEN_BIT_MODES,
-            "CMYK, converted": mode == "CMYK",
-            "with a palette, converted": mode in ("P", "PA"),
-            "animated, first frame taken": getattr(image, "is_animated", False) and kind != "MPO",
-            "turned upright by EXIF": image.getexif().get(ExifTags.Base.Orientation, 1) != 1,
-            "grey among colours": is_grey and data.channels == 3,
-            "coloured, converted to grey": not is_grey and data.channels == 1,
-            f"smaller than {data.image_size} pixels, enlarged": min(size) < data.image_size,
-            "larger than 16 million pixels, reduced": size[0] * size[1] > 2**24,
-            "not of the format that the name says": known != kind and {known, kind} != _JPEG,
-        }
+        is_animated = getattr(image, "is_animated", False) and kind not in _JPEG
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        upright, ground = _opaque(image)
+        # A small copy has colours if the image has, and is faster to look at.
+        copy = upright.convert("RGB").reduce(max(1, min(size) // _COPY))
+        is_grey = not np.ptp(np.asarray(copy), axis=-1).any()
+    found = {
+        f"transparent, composited over {ground}": ground is not None,
+        "16-bit, scaled to 8 bits": mode in _SIXTEEN_BIT_MODES,
+        "CMYK, converted": mode == "CMYK",
+        "with a palette, converted": mode in ("P", "PA"),
+        "animated, first frame taken": is_animated,
+        "turned upright by EXIF": is_turned,
+        "grey among colours": is_grey and data.channels == 3,
+        "coloured, converted to grey": not is_grey and data.channels == 1,
+        f"smaller than {data.image_size} pixels, enlarged": min(size) < data.image_size,
+        "larger than 16 million pixels, reduced": size[0] * size[1] > 2**24,
+        "not of the format that the name says": known != kind and {known, kind} != _JPEG,
+    }
     return [fact for fact, is_so in found.items() if is_so]
 
 
@@ -339,14 +367,13 @@ class EncodedImages:
         return prepare(encoded, self.data)
 
     def attempt(
-        self, index: int, use: Callable[[bytes], Any] | None = None
-    ) -> UnreadableImageError | None:
-        """Reason why `use(content)` (default: decoding) fails to read an image, or None."""
+        self, index: int, use: Callable[[bytes], _Result]
+    ) -> _Result | UnreadableImageError:
+        """`use(content)` of an image, or the reason why the image cannot be read."""
         try:
-            (use or self.decode)(self.source.read(index))
+            return use(self.source.read(index))
         except UnreadableImageError as error:
             return error
-        return None
 
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
         """`use(content)` of image `index` or of the next readable image, and the image's index.
@@ -377,22 +404,25 @@ class EncodedImages:
 
     def check(
         self, use: Callable[[bytes], Any], is_over: Callable[[], bool] = lambda: False
-    ) -> None:
+    ) -> int:
         """Tries `use(content)` on at most 10,000 evenly spaced images, until `is_over`.
 
-        Logs unreadable images. Without `data.skip_unreadable`, raises UnreadableImageError for
-        them.
+        Returns for how many of them it is True. Logs unreadable images. Without
+        `data.skip_unreadable`, raises UnreadableImageError for them.
         """
         rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist()
         failed: dict[int, UserError] = {}
+        count = 0
         with progress(len(rows), "checking images", unit="image", brief=True) as bar:
             tried = decoding_threads().map(
                 lambda row: None if is_over() else self.attempt(row, use), rows
             )
-            for row, error in zip(rows, tried, strict=True):
-                failed |= {row: error} if error else {}
+            for row, found in zip(rows, tried, strict=True):
+                failed |= {row: found} if isinstance(found, UnreadableImageError) else {}
+                count += found is True
                 bar.update()
         self._skip(failed)
+        return count
 
     def _skip(self, failed: dict[int, UserError]) -> None:
         """Logs each of the first 20 unreadable images once. Raises without `skip_unreadable`."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
 
 from lzn_jax.data import pixels
 from lzn_jax.data.folder import IMAGE_SUFFIXES, Files, image_names
@@ -18,7 +19,9 @@ from lzn_jax.errors import UserError
 
 _INVERTED = "inverted to the background of the training images (data.invert_input=False: none)"
 _FINE = 16  # pixels of the ink for each pixel of the result, at most
-_LEAST_CONTRAST = 16  # levels between background and ink
+_COPY = 128  # pixels of the larger side of the copy in which ink is looked for, at least
+_LEAST_STROKE = 0.001  # of the copy's pixels: what is stronger on fewer pixels may be dust
+_LEAST_PART = 0.05  # of the pixels of the largest part of the ink
 
 _log = logging.getLogger(__name__)
 
@@ -60,15 +63,12 @@ def read_image(
 ) -> tuple[UInt8[np.ndarray, "h w c"], list[str]]:
     """A user's image as the model reads it, and the changes made (see `adapt`).
 
-    Transparent pixels become white, or black if the data are grey and what is visible is light.
     Raises UnreadableImageError if the file cannot be decoded.
     """
-    image = pixels.decode(encoded, 3, contrasts=data.channels == 1)
+    image, ground = pixels.decode_on_ground(encoded)
     share = 1.0 if data.get("crop_to_ink", False) else None
     adapted, changes = adapt(image, data, is_light, share)
-    if "transparent, composited over white" in pixels.oddities(encoded, "", data):
-        changes.insert(0, "composited over a plain background")
-    return adapted, changes
+    return adapted, [f"composited over {ground}", *changes] if ground else changes
 
 
 def adapt(
@@ -117,17 +117,27 @@ def ink_of(image: Image.Image) -> tuple[Image.Image | None, bool]:
     """The ink of a grey image, cropped, light on black; whether its background is light.
 
     The background is the median of the border. Ink differs from it by more than half of the largest
-    difference. None for an image without contrast.
+    difference. Noise and dust are no ink: a copy of at least 128 pixels is searched, whose pixels
+    are means, and parts below a twentieth of the largest part are left out. None for an image
+    without contrast.
     """
-    levels = np.asarray(image, np.int16)
-    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
-    ground = int(np.median(border))
-    ink = np.abs(levels - ground)
-    strongest = int(ink.max())
-    if strongest < _LEAST_CONTRAST:
+    factor = max(1, max(image.size) // _COPY)
+    copy = np.asarray(image.reduce(factor), np.int16)
+    ground = int(np.median(np.concatenate([copy[0], copy[-1], copy[:, 0], copy[:, -1]])))
+    ink = np.abs(copy - ground)
+    ranked = np.sort(ink, axis=None)[::-1]
+    likely = (int(ranked[int(_LEAST_STROKE * ink.size)]), int(ranked[0]))
+    strongest = next((level for level in likely if level >= pixels.LEAST_CONTRAST), None)
+    if strongest is None:
         return None, ground > 127
-    light = Image.fromarray(np.round(ink * (255 / strongest)).astype(np.uint8))
-    return light.crop(light.point(lambda level: level > 127).getbbox()), ground > 127
+    parts, _ = ndimage.label(ink > strongest / 2, np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel())[1:]
+    kept = np.isin(parts, 1 + np.flatnonzero(sizes >= _LEAST_PART * sizes.max()))
+    rows, columns = np.flatnonzero(kept.any(1)), np.flatnonzero(kept.any(0))
+    left, upper, right, lower = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    box = image.crop((left * factor, upper * factor, right * factor, lower * factor))
+    levels = np.abs(np.asarray(box, np.int16) - ground) * (255 / strongest)
+    return Image.fromarray(np.round(np.minimum(levels, 255)).astype(np.uint8)), ground > 127
 
 
 def thickened(ink: Image.Image, width: float) -> Image.Image:
@@ -140,6 +150,6 @@ def thickened(ink: Image.Image, width: float) -> Image.Image:
 
 
 def thumbnail(encoded: bytes, side: int = 128) -> Image.Image:
-    """A user's image in colour, whole, in a grey square. Transparent pixels are as in a page."""
-    image = pixels.decode(encoded, 3, contrasts=True)
+    """A user's image in colour, whole, in a grey square."""
+    image = pixels.decode(encoded, 3)
     return ImageOps.pad(image, (side, side), color=(128, 128, 128))

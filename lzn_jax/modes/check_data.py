@@ -108,26 +108,25 @@ def _supply(config: ConfigDict, train: Examples) -> float | None:
 
 def _unreadable(examples: Examples, split: str) -> list[int]:
     """Decodes all images. Logs what is odd and what cannot be read. Returns unreadable rows."""
-    images, reasons, kinds = examples.images, dict[int, str](), list[str]()
+    images, reasons, kinds = examples.images, dict[int, str](), Counter[str]()
     if not isinstance(images, EncodedImages):
         return []
     threads = decoding_threads()
 
-    def attempt(row: int) -> UnreadableImageError | None:
-        def use(encoded: bytes) -> None:
-            images.decode(encoded)
-            kinds.extend(oddities(encoded, images.source.name(row), images.data))
-
-        return images.attempt(row, use)
+    def attempt(row: int) -> list[str] | UnreadableImageError:
+        name = images.source.name(row)
+        return images.attempt(row, lambda encoded: oddities(encoded, name, images.data))
 
     with progress(len(images), f"checking {split}", unit="image") as bar:
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
             rows = range(start, min(start + _IMAGES_AT_A_TIME, len(images)))
-            for row, image in zip(rows, threads.map(attempt, rows), strict=True):
-                if isinstance(image, UnreadableImageError):
-                    reasons[row] = str(image)
+            for row, found in zip(rows, threads.map(attempt, rows), strict=True):
+                if isinstance(found, UnreadableImageError):
+                    reasons[row] = str(found)
+                else:
+                    kinds.update(found)
             bar.update(len(rows))
-    for kind, count in sorted(Counter(kinds).items()):
+    for kind, count in sorted(kinds.items()):
         _log.info("%s: %d images are %s", split, count, kind)
     for row in list(reasons)[:MAX_NAMED]:
         _log.info("unreadable: %s: %s", images.source.name(row), reasons[row])

@@ -139,6 +139,28 @@ def test_transparent_pixels_are_composited_over_white(encoded, colours, alpha):
     np.testing.assert_allclose(np.asarray(decode(encoded, 1)), luma, atol=2)
 
 
+@pytest.mark.parametrize(("level", "ground"), [(255, 0), (245, 0), (200, 255), (0, 255)])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_white_on_transparency_is_on_black(mode, level, ground):
+    """It would vanish on white. Hidden colours do not count."""
+    image = Image.new(mode, (10, 10), (255 - level, 0) if mode == "LA" else (9, 9, 9, 0))
+    stroke = (level, 255) if mode == "LA" else (level, level, level, 255)
+    image.paste(stroke, (2, 2, 5, 8))
+    expected = np.full((10, 10), ground)
+    expected[2:8, 2:5] = level
+    for channels in (1, 3):
+        pixels = np.asarray(decode(_file(image), channels)).reshape(10, 10, channels)
+        np.testing.assert_array_equal(pixels, expected[..., None].repeat(channels, 2))
+    assert pixels_module.has_alpha(_file(image))
+    assert not pixels_module.has_alpha(_file(image.convert("RGB")))
+
+
+def test_one_transparent_level_of_16_bits_becomes_white():
+    deep = Image.fromarray(np.repeat(np.uint16([[257, 20 * 257]]), 8, 0))
+    pixels = np.asarray(decode(_file(deep, transparency=257), 1))
+    np.testing.assert_array_equal(pixels, np.repeat([[255, 20]], 8, 0))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright(orientation):
     """EXIF: where row 0 and column 0 of the stored image are in the picture, 1 ... 8."""

@@ -119,6 +119,23 @@ def test_a_digit_is_cut_to_its_ink_whatever_its_background_and_margins(encoded):
     np.testing.assert_array_equal(light, 255 - BAR)
 
 
+@pytest.mark.parametrize("scale", [1, 6])
+def test_dust_and_strong_noise_are_no_ink(scale):
+    """Specks as dark as the stroke, and noise of a deviation of 30 levels in a large scan."""
+    levels = np.full((60, 90), 220, np.uint8)
+    levels[10:50, 30:40] = 20
+    levels = levels.repeat(scale, 0).repeat(scale, 1)
+    dusty = levels.copy()
+    dusty[3 * scale, 80 * scale] = dusty[55 * scale, 4 * scale] = 0
+    image, _ = user_images.read_image(_encoded(Image.fromarray(dusty)), _digits(), False)
+    np.testing.assert_allclose(image, BAR, atol=30)
+    if scale > 1:
+        noise = np.random.default_rng(0).normal(0, 30, levels.shape)
+        noisy = np.clip(levels + noise, 0, 255).astype(np.uint8)
+        image, _ = user_images.read_image(_encoded(Image.fromarray(noisy)), _digits(), False)
+        assert np.abs(image.astype(int) - BAR).mean() < 30
+
+
 def test_noise_is_no_ink_and_an_image_without_ink_stays_whole():
     rng, levels = np.random.default_rng(0), np.zeros((60, 90), np.uint8)
     levels[10:50, 30:40] = 255
@@ -149,7 +166,7 @@ def test_photographs_stay_whole_and_transparent_ones_are_on_white():
     )
     assert tuple(image[0, 0]) == (255, 255, 255)
     assert tuple(image[30, 18]) == (255, 255, 0)
-    assert changes == ["composited over a plain background", "cropped to the central square",
+    assert changes == ["composited over white", "cropped to the central square",
                        "resized to 60x60"]  # fmt: skip
 
 

@@ -208,6 +208,26 @@ def test_a_host_that_is_too_slow_by_half_needs_twice_the_cores():
     assert check_data.comparison(None, 1.0, "h100:1").endswith("supplies was not measured")
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_run_says_how_many_images_may_be_transparent(
+    count, config_file, tmp_path, monkeypatch, capsys
+):
+    def end(*_):
+        raise UserError("reached")
+
+    monkeypatch.setattr(train, "_start", end)
+    images = _images(tmp_path / "images")
+    for path in sorted((images / "train" / "cat").glob("*.jpg"))[:count]:
+        Image.open(path).convert("RGBA").save(path.with_suffix(".png"))
+        path.unlink()
+    arguments = small.flags(config_file(images), tmp_path / "run")
+    assert command_line.main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "error: reached"
+    said = [line for line in lines if "may be transparent" in line]
+    assert [line.split()[0] for line in said] == ["3"] * (count > 0)
+
+
 def _odd_images(folder):
     """Images of 12 odd kinds."""
     rng = np.random.default_rng(0)
@@ -251,7 +271,7 @@ def test_every_odd_image_is_mended_and_counted_or_named(config_file, tmp_path, c
         "smaller than 32 pixels, enlarged": 1,
         "larger than 16 million pixels, reduced": 1,
         "turned upright by EXIF": 1,
-        "grey among colours": 2,  # 16-bit, too
+        "grey among colours": 3,  # the 16-bit and the transparent one, too
         "not of the format that the name says": 1,
     }
     assert re.search(r"unreadable: .*train/all/cut\.jpg: .*truncated", report)
