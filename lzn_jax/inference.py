@@ -166,7 +166,7 @@ def with_contexts(space: LatentSpace, variables: Tree, train: Examples) -> Model
 
 
 def misfits(space: LatentSpace, model: Model, request: Request, source: str) -> Float[Array, " b"]:
-    """How badly the type's decoder explains `samples` from the centres of their zones.
+    """Error of the type's decoder on `samples`, given the centres of their zones.
 
     Small for samples like the training data, whose zones the decoder knows.
     """

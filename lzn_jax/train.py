@@ -310,8 +310,8 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh
                 f"{config.data.name}, got {size}: copies of an example in a batch divide its zone"
             )
         encoded = [i for i in (train.images, test.images) if isinstance(i, pixels.EncodedImages)]
-        if count := sum(images.check(pixels.has_alpha) for images in encoded):
-            _log.info(pixels.COMPOSITED, count)
+        if transparent := sum(images.check(pixels.has_alpha) for images in encoded):
+            _log.info(pixels.COMPOSITED, transparent)
         measurements.prepare(space, test)
         _log.info("%s", space.plan)
         batches = training_batches(config, space, train)

@@ -88,7 +88,7 @@ def fixed_images(
 ) -> dict[str, Field]:
     """Fields of a data set with fixed channels and classes. `sizes` limits the image size.
 
-    `fills` tells that the object of an image fills the frame.
+    `fills` states whether the object of an image fills the frame.
     """
     field = functools.partial(Field, int, from_data=True)
     return {

@@ -138,7 +138,7 @@ def composited(image: Image.Image) -> tuple[Image.Image, str | None]:
 
 
 def oddities(encoded: bytes, name: str, data: ConfigDict) -> list[str]:
-    """What an image file differs in from the usual images of a data set, in words.
+    """Differences of an image file from the usual images of a data set, in words.
 
     Raises UnreadableImageError like `decode`.
     """

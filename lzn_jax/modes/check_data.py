@@ -68,23 +68,26 @@ def check(config: ConfigDict, workdir: Path, slice_name: str | None = None) -> i
         )
     supplied = _supply(config, splits["train"])
     if machine is not None:
-        needed = compile.compile_step(config, machine).images
-        _log.info("%s", comparison(supplied, needed, machine.name))
+        verdict = compile.compile_step(config, machine)
+        _log.info("%s", comparison(supplied, verdict, machine.name))
     return EXIT_DONE
 
 
-def comparison(supplied: float | None, needed: float | None, name: str) -> str:
+def comparison(supplied: float | None, verdict: compile.Verdict, name: str) -> str:
     """Whether a host with the speed of this one feeds its share of a slice, in words."""
+    _, needed, bound = verdict
     if supplied is None or needed is None:
         missing = "how many images this host supplies" if supplied is None else "the demand"
         return f"{name}: {missing} was not measured"
-    rates = f"a host needs {needed:,.0f} images per second, this host supplies {supplied:,.0f}"
+    rates = (
+        f"a host needs {bound}{needed:,.0f} images per second, this host supplies {supplied:,.0f}"
+    )
     if supplied >= needed:
         return f"enough for {name}: {rates}"
     return (
-        f"not enough for {name}, updates would wait {1 - supplied / needed:.0%} of their "
-        f"time: {rates}; use hosts with {needed / supplied:.1f} times the cores or store smaller "
-        "images"
+        f"not enough for {name}, updates would wait {bound}{1 - supplied / needed:.0%} of their "
+        f"time: {rates}; use hosts with {bound}{needed / supplied:.1f} times the cores or store "
+        "smaller images"
     )
 
 

@@ -68,6 +68,7 @@ class Verdict(NamedTuple):
 
     fits: bool  # whether the step fits into the memory of the devices
     images: float | None  # per second that each host must supply, None without an estimate
+    bound: str  # "at most " if the images are a bound, else empty
 
 
 def find(name: str) -> CompileTarget:
@@ -139,7 +140,7 @@ def compile_step(config: ConfigDict, machine: CompileTarget) -> Verdict:
 
     Raises UserError for batches that leave devices idle.
     """
-    images = None
+    images, bound = None, ""
     mesh = models.built(devices.training_mesh, config.training, available=machine.devices)
     lowered, cost = lower_step(LatentSpace(config, mesh), mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
@@ -176,7 +177,7 @@ def compile_step(config: ConfigDict, machine: CompileTarget) -> Verdict:
                 _report("images per second that each host must supply", rate)
     _report("compile time", f"{time.monotonic() - started:.0f} s")
     _report("fits", "yes" if fits else "no")
-    return Verdict(fits, images)
+    return Verdict(fits, images, bound)
 
 
 def _report_cost(operations: float, chip: costs.Chip, chips: int, updates: int) -> None:

@@ -191,7 +191,9 @@ def test_the_supply_of_this_host_is_compared_with_the_demand_of_a_slice(
     monkeypatch.setattr(check_data, "_SECONDS_OF_SUPPLY", 0.2)
     target = compile.CompileTarget("v5e:2x2", [], "tpu", 1.0, {}, 4)
     monkeypatch.setattr(compile, "find", {"v5e:2x2": target}.__getitem__)
-    monkeypatch.setattr(compile, "compile_step", lambda config, to: compile.Verdict(True, needed))
+    monkeypatch.setattr(
+        compile, "compile_step", lambda config, to: compile.Verdict(True, needed, "")
+    )
     arguments = small.flags(config_file(_images(tmp_path / "images")), tmp_path / "run")
     assert command_line.main([*arguments, "--mode=check_data", "--slice=v5e:2x2"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "v5e:2x2" in line]
@@ -201,11 +203,14 @@ def test_the_supply_of_this_host_is_compared_with_the_demand_of_a_slice(
 
 def test_a_host_that_is_too_slow_by_half_needs_twice_the_cores():
     """A closed form."""
-    words = check_data.comparison(1000.0, 2000.0, "h100:1")
-    assert "would wait 50% of their time: a host needs 2,000 images per second, this" in words
-    assert "supplies 1,000; use hosts with 2.0 times the cores" in words
-    assert check_data.comparison(2000.0, 2000.0, "h100:1").startswith("enough")
-    assert check_data.comparison(None, 1.0, "h100:1").endswith("supplies was not measured")
+    bounded = compile.Verdict(True, 2000.0, "at most ")
+    words = check_data.comparison(1000.0, bounded, "h100:1")
+    assert "wait at most 50% of their time: a host needs at most 2,000 images per second" in words
+    assert "supplies 1,000; use hosts with at most 2.0 times the cores" in words
+    estimated = bounded._replace(bound="")
+    assert "use hosts with 2.0 times" in check_data.comparison(1000.0, estimated, "v5e:1")
+    assert check_data.comparison(2000.0, bounded, "h100:1").startswith("enough")
+    assert check_data.comparison(None, bounded, "h100:1").endswith("supplies was not measured")
 
 
 @pytest.mark.parametrize("count", [0, 3])
