@@ -93,9 +93,9 @@ def evaluated(joint, labels, folder, monkeypatch):
 
 
 def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeypatch):
-    labels, figures = joint[-1].labels, set()
+    labels, figures = joint[-1].labels, {}
     for name in ("classification", "tasks", "latent_zones"):
-        monkeypatch.setattr(plots, name, lambda path, *_, **__: figures.add(path.stem))
+        monkeypatch.setattr(plots, name, lambda path, *a, **_: figures.update({path.stem: a}))
     metrics, found = evaluated(joint, labels, tmp_path, monkeypatch)
     shares = [np.mean(np.array(classes) == labels) for classes in found]
     assert metrics.pop("image_to_label_accuracy") == metrics["test_accuracy"]
@@ -115,7 +115,8 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     centres_of = jax.jit(functools.partial(zoning.compute_latents, solver=model.space.solver))
     centres = np.asarray(centres_of(anchors, np.zeros_like(anchors)))
     assert found[1] == model.classes(centres).classes.tolist() != found[0]
-    assert figures == {"classification", "tasks", "zones"}
+    assert figures.keys() == {"classification", "tasks", "zones"}
+    np.testing.assert_array_equal(figures["zones"][1], model.draw_latents(anchors, 0.0))
     for others in (np.roll(labels, 1), np.full_like(labels, 3)):
         assert evaluated(joint, others, tmp_path, monkeypatch)[1] == found
 

@@ -213,6 +213,26 @@ def test_a_host_that_is_too_slow_by_half_needs_twice_the_cores():
     assert check_data.comparison(None, bounded, "h100:1").endswith("supplies was not measured")
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (20, "reached"),
+        (21, "training.batch_size must be at most 20, the training examples of image_folder, got"),
+    ],
+)
+def test_a_batch_has_at_most_the_training_examples(
+    size, message, config_file, tmp_path, monkeypatch, capsys
+):
+    def end(*_):
+        raise UserError("reached")
+
+    monkeypatch.setattr(train, "_start", end)
+    config = config_file(_images(tmp_path / "images"))
+    arguments = small.flags(config, tmp_path / "run", training__batch_size=size)
+    assert command_line.main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_run_says_how_many_images_may_be_transparent(
     count, config_file, tmp_path, monkeypatch, capsys

@@ -163,6 +163,10 @@ def test_a_host_must_supply_the_images_of_its_chips(
     assert _compile() == 0
     line = f"images per second that each host must supply: {expected} chips"
     assert line in capsys.readouterr().out.splitlines()
+    changes = {"training__batch_size": 8, "training__devices": "all"}
+    config = small.config("configs/digits_repr.py", **changes)
+    verdict = compile_module.compile_step(config, compile_module.find("v5e:2x2"))
+    assert verdict == (True, 8.0, "at most " if cycles is None else "")
 
 
 @pytest.mark.parametrize("kind_is_known", [True, False])
