@@ -31,6 +31,7 @@ from lzn_jax.models import Tree, keys_by_index, normal_by_index
 # A sample is far if its misfit exceeds this multiple of this quantile of the context's misfits. The
 # networks were trained on the context, so misfits of other samples like it are larger.
 MARGIN, NEAR_SHARE = 1.4, 0.99
+MEASURED = 500  # examples of the context whose misfits are measured, at each checkpoint
 
 Request = Mapping[str, Any]  # `samples` or `latents` and their `index`, by name
 NO_CLASS = -1  # label of a sample without a class
@@ -156,7 +157,8 @@ def with_contexts(space: LatentSpace, variables: Tree, train: Examples) -> Model
     model, limits = Model(variables, space.context(variables, train)), {}
     for name in space.measured:
         encoder = space.encoders[name]
-        rows = context_rows(encoder.seed, len(train.labels), encoder.context_size)
+        size = min(encoder.context_size, MEASURED)
+        rows = context_rows(encoder.seed, len(train.labels), size)
         request = {"samples": encoder.samples(train)[rows], "index": rows}
         call = functools.partial(space.jitted(misfits, ("source",)), model, source=name)
         found = space.in_batches(call, request, description=f"misfits of {name}s")

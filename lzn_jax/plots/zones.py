@@ -15,17 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.typing import ColorType
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from lzn_jax.plots import style
 from lzn_jax.plots.style import AnyPath
 
 _MAX_NAMES = 20  # of classes
-_GRID = 120  # points per side of the grid on which zones are projected
-_DRAWS, _SMOOTH = (
-    4,
-    8.0,
-)  # draws from the prior at a point, standard deviation of smoothing in points
+_GRID, _FINER = 60, 2  # points per side at which classes are found; drawn points for each
+_DRAWS, _SMOOTH = 4, 4.0  # draws from the prior at a point, standard deviation in points
 
 _STROKE = functools.partial(patheffects.withStroke, foreground="white")
 # Latents (m, q) -> their classes (m,).
@@ -220,7 +217,8 @@ def _ground(plane: np.ndarray, span: float, classes_of: ClassesOf) -> Int[np.nda
     prior = np.exp(-np.sum(grid**2, axis=1) / 2)
     sizes = shares.reshape(len(classes), -1) @ prior / prior.sum()
     least = 0.5 / len(classes)  # else smoothing would enlarge tiny zones
-    return classes[np.argmax(shares / np.maximum(sizes, least)[:, None, None], axis=0)]
+    densities = shares / np.maximum(sizes, least)[:, None, None]
+    return classes[np.argmax(zoom(densities, (1, _FINER, _FINER), order=1), axis=0)]
 
 
 def _draw_points(
@@ -265,8 +263,8 @@ def _fill_zones(axes: Axes, zones: ZoneMap, colors: dict[int, ColorType]) -> Non
     """Colours the plane by the classes whose zones are projected there, with white borders."""
     if zones.classes is None:
         return
-    span, line = zones.span, np.linspace(-zones.span, zones.span, _GRID)
-    picture = np.ones((_GRID, _GRID, 4))
+    span, side = zones.span, len(zones.classes)
+    line, picture = np.linspace(-span, span, side), np.ones((side, side, 4))
     for label, color in colors.items():
         is_class = zones.classes == label
         picture[is_class] = to_rgba(color, 0.25)
