@@ -184,6 +184,22 @@ ONE_PASS = {
     "fashion": (2300, {DRIFT: "drift_0.5", ENERGY: "LZN", DRIFT_OF_MAPS: "conv_maps"}),
 }
 PROBE = "linear_probe_top1"
+# Metrics that tables of docs contain.
+KEPT = (
+    "test_accuracy",
+    "test_accuracy_batch",
+    "test_accuracy_alpha_1",
+    "sample_accuracy",
+    "fd_features",
+    "precision",
+    "recall",
+    "reconstruction_l2",
+    "nearest_ratio",
+    *(f"{name}{end}" for name in (PROBE, "knn_top1") for end in ("", "_head", "_latent")),
+    "image_to_text_exact",
+    "text_to_image_exact",
+    "seconds",
+)
 
 
 def run(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
@@ -235,13 +251,13 @@ def print_table(results: Results, metrics: Iterable[str] | None = None) -> None:
     every = dict.fromkeys(name for rows in results.values() for row in rows for name in row)
     table = [["mean ± std over seeds (values)", *results]]
     for metric in metrics or every:
-        cells = [_cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
+        cells = [cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
         if set(cells) != {"-"}:
             table.append([metric, *cells])
     shared.print_table(table)
 
 
-def _cell(values: list[float]) -> str:
+def cell(values: list[float]) -> str:
     if not values:
         return "-"
     each = " ".join(f"{value:.4g}" for value in values)
@@ -250,8 +266,10 @@ def _cell(values: list[float]) -> str:
 
 
 class Table:
-    def __init__(self, name: str, folder: Path, seeds: int, flags: Sequence[str] = ()) -> None:
-        self.config, self.folder, self.seeds = f"configs/{name}.py", folder, range(seeds)
+    def __init__(
+        self, name: str, folder: Path, seeds: Sequence[int], flags: Sequence[str] = ()
+    ) -> None:
+        self.config, self.folder, self.seeds = f"configs/{name}.py", folder, seeds
         self.variants, self._flags = VARIANTS[name.rpartition("_")[2]], flags
 
     def workdir(self, name: str, seed: int) -> Path:
@@ -275,6 +293,25 @@ class Table:
     def sampled(self, name: str, seed: int, sampler: str) -> Summary:
         flags = [*self.flags(name, seed), *SAMPLERS[sampler]]
         return evaluate(self.config, self.workdir(name, seed), flags, sampler)
+
+
+def keep(table: Table, results: Results) -> None:
+    """Writes the numbers behind the tables of docs: commit, seeds, settings, metrics by seed."""
+    variants = {
+        name: {
+            "setting": table.variants.get(name, []),
+            "metrics": {m: [row[m] for row in rows] for m in rows[0] if m in KEPT},
+        }
+        for name, rows in results.items()
+    }
+    found = {"commit": commit(), "seeds": list(table.seeds), "variants": variants}
+    files.write_json(ROOT / f"docs/results/{Path(table.config).stem}.json", found)
+
+
+def commit() -> str:
+    """Short name of the commit, with + if tracked files were changed since."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def by_steps(table: Table, names: Sequence[str]) -> None:
@@ -404,8 +441,8 @@ def one_pass(folder: Path, seeds: int) -> None:
     found: dict[str, dict[str, list[float]]] = {}
     for name, (updates, variants) in ONE_PASS.items():
         gen = folder / f"{name}_gen_evidence"
-        found[name] = distances(Table(f"{name}_gen", gen, 1), FLOWS, ONE_PASS_STEPS)
-        shorter = Table(f"{name}_gen", gen, seeds, [f"training.num_steps={updates}"])
+        found[name] = distances(Table(f"{name}_gen", gen, [0]), FLOWS, ONE_PASS_STEPS)
+        shorter = Table(f"{name}_gen", gen, range(seeds), [f"training.num_steps={updates}"])
         found[name] |= distances(shorter, MEAN_FLOWS, MEAN_FLOW_STEPS)
         alone = json.loads((folder / f"{name}_alone_evidence/evidence.json").read_text())
         for label, variant in variants.items():
@@ -454,14 +491,17 @@ def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("table", choices=[*names, "one_pass"], metavar="TABLE")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first_seed", type=int, default=0, help="settings were chosen with 0, 1")
     parser.add_argument("--variants", nargs="+", help="default all")
+    parser.add_argument("--keep", action="store_true", help="write docs/results/TABLE.json")
     parser.add_argument("--folder", type=Path, help="default results/TABLE_evidence")
     arguments, overrides = shared.parse(parser)
     name = arguments.table
     if name == "one_pass":
         return one_pass(arguments.folder or Path("results"), arguments.seeds)
     folder = arguments.folder or Path("results") / f"{name}_evidence"
-    table = Table(name, folder, arguments.seeds, overrides)
+    first = arguments.first_seed
+    table = Table(name, folder, range(first, first + arguments.seeds), overrides)
     chosen = arguments.variants or list(table.variants)
     if unknown := [variant for variant in chosen if variant not in table.variants]:
         parser.error(f"no variant {unknown[0]}: there are {', '.join(table.variants)}")
@@ -469,6 +509,8 @@ def main() -> None:
     if name.endswith("_repr"):
         results = with_untrained(table, results)
     print_table(results)
+    if arguments.keep:
+        keep(table, results)
     if flows := [variant for variant in chosen if name.endswith("_gen") and variant in FLOWS]:
         by_steps(table, flows)
     return None

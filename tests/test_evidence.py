@@ -17,12 +17,12 @@ def evidence(monkeypatch):
 
 
 def test_tables_have_the_sample_standard_deviation(evidence):
-    assert evidence._cell([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000 (1 2 3)"
-    assert evidence._cell([0.25]) == "0.2500 (0.25)"
+    assert evidence.cell([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000 (1 2 3)"
+    assert evidence.cell([0.25]) == "0.2500 (0.25)"
 
 
 def test_a_variant_of_evidence_is_the_command_line_with_its_flags(evidence, monkeypatch, tmp_path):
-    table = evidence.Table("fashion_alone", tmp_path, 2, ["checkpoint.every_steps=3"])
+    table = evidence.Table("fashion_alone", tmp_path, range(2), ["checkpoint.every_steps=3"])
     commands = []
 
     def run(command, check):

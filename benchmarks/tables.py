@@ -1,0 +1,168 @@
+"""Tables of README and docs, from the numbers in docs/results/.
+
+    python benchmarks/tables.py
+
+Rewrites each table that follows `<!-- results NAME ... -->`, up to the next empty line: a summary
+of several studies, or all numbers of one. `evidence.py --keep` and `choose.py` write the numbers.
+A difference is "level" if the ranges of the seeds overlap.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/results.md")
+MARK = re.compile(r"(<!-- results ([\w ]+) -->\n\n).*?(?=\n\n|\n?\Z)", re.DOTALL)
+
+
+class Metric(NamedTuple):
+    """Its words, decimals, and whether more is better."""
+
+    name: str
+    decimals: int
+    more: bool
+
+
+METRICS = {
+    "test_accuracy": Metric("test accuracy", 3, True),
+    "test_accuracy_batch": Metric("batch", 3, True),
+    "test_accuracy_alpha_1": Metric("random points", 3, True),
+    "sample_accuracy": Metric("recognised", 3, True),
+    "fd_features": Metric("fd_features", 2, False),
+    "precision": Metric("precision", 3, True),
+    "recall": Metric("recall", 3, True),
+    "reconstruction_l2": Metric("reconstruction", 3, False),
+    "nearest_ratio": Metric("nearest_ratio", 3, True),
+    "linear_probe_top1": Metric("linear probe, backbone", 3, True),
+    "linear_probe_top1_head": Metric("linear probe, head", 3, True),
+    "linear_probe_top1_latent": Metric("linear probe, latent, α = 0", 3, True),
+    "knn_top1": Metric("neighbours, backbone", 3, True),
+    "knn_top1_head": Metric("neighbours, head", 3, True),
+    "knn_top1_latent": Metric("neighbours, latent, α = 0", 3, True),
+    "image_to_text_exact": Metric("image to text, whole caption", 3, True),
+    "text_to_image_exact": Metric("text to image, whole caption", 3, True),
+}
+# What README shows of a study, by the ending of its name.
+SUMMARY = {
+    "joint": ("test_accuracy", "fd_features"),
+    "gen": ("fd_features", "reconstruction_l2"),
+    "repr": ("linear_probe_top1",),
+    "text": ("image_to_text_exact", "text_to_image_exact"),
+    "alone": ("fd_features", "sample_accuracy"),
+}
+BASELINES = {
+    "RF": "rectified flow without latents",
+    "SimCLR": "SimCLR",
+    "InfoNCE": "InfoNCE for the encoders",
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    """The numbers of a study."""
+    found: dict[str, Any] = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+    return found
+
+
+def number(values: Sequence[float], decimals: int) -> str:
+    """Mean ± sample standard deviation."""
+    mean = f"{np.mean(values):.{decimals}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else mean
+
+
+def finding(own: Sequence[float], other: Sequence[float], *, more: bool) -> str:
+    """What the seeds say of two variants."""
+    if min(own) <= max(other) and min(other) <= max(own):
+        return "level"
+    return "better" if (np.mean(own) > np.mean(other)) == more else "worse"
+
+
+def compared(name: str, metrics: Sequence[str]) -> list[list[str]]:
+    """Rows of a study: metric, LZN, baseline, finding."""
+    variants = {variant: row["metrics"] for variant, row in read(name)["variants"].items()}
+    baseline: Mapping[str, Sequence[float]] = next(
+        (variants[each] for each in BASELINES if each in variants), {}
+    )
+    rows = []
+    for key in metrics:
+        own, other, metric = variants["LZN"].get(key), baseline.get(key), METRICS[key]
+        if own is None:
+            continue
+        cells = ["-", "-"]
+        if other is not None:
+            cells = [number(other, metric.decimals), finding(own, other, more=metric.more)]
+        rows.append([metric.name, number(own, metric.decimals), *cells])
+    return rows
+
+
+def summary(names: Sequence[str]) -> list[list[str]]:
+    """Table of several studies."""
+    rows = [["config", "metric", "LZN", "baseline", "LZN is"]]
+    for name in names:
+        for row in compared(name, SUMMARY[name.rpartition("_")[2]]):
+            rows.append([f"`{name}`", *row])
+    return rows
+
+
+def whole(name: str) -> list[list[str]]:
+    """Table of a study: all metrics, and each variant with the values of its seeds."""
+    found = read(name)
+    variants: Mapping[str, Any] = found["variants"]
+    heads = [BASELINES.get(each, each) for each in variants]
+    rows = [["metric", *heads, f"seeds {', '.join(map(str, found['seeds']))}: LZN"]]
+    for key, metric in METRICS.items():
+        values = [row["metrics"].get(key) for row in variants.values()]
+        if any(each is not None for each in values):
+            cells = ["-" if each is None else number(each, metric.decimals) for each in values]
+            own = variants["LZN"]["metrics"][key]
+            rows.append([metric.name, *cells, ", ".join(f"{v:.{metric.decimals}f}" for v in own)])
+    return rows
+
+
+def choices(name: str) -> list[list[str]]:
+    """Table of all settings that were compared for a config and its baseline, best first."""
+    rows: list[list[str]] = []
+    for arm, settings in read(f"{name}_choice")["arms"].items():
+        for row in settings:
+            metrics: Mapping[str, Sequence[float]] = row["metrics"]
+            rows = rows or [["", "setting", *(METRICS[key].name for key in metrics), "mean rank"]]
+            cells = [
+                ", ".join(f"{value:.{METRICS[key].decimals}f}" for value in values)
+                for key, values in metrics.items()
+            ]
+            setting = " ".join(f"`{each}`" for each in row["setting"])
+            rows.append([arm, setting, *cells, f"{row['mean_rank']:g}"])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def rewritten(text: str) -> str:
+    """A page with the tables of today's numbers."""
+
+    def table(match: re.Match[str]) -> str:
+        names = match[2].split()
+        if names[0] == "choice":
+            rows = choices(names[1])
+        else:
+            rows = whole(names[0]) if len(names) == 1 else summary(names)
+        return match[1] + markdown(rows)
+
+    return MARK.sub(table, text)
+
+
+def main() -> None:
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(rewritten(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

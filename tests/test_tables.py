@@ -1,0 +1,85 @@
+"""benchmarks/tables.py and choose.py: tables of docs are the numbers of the runs."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("tables")
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("choose")
+
+
+def test_tables_of_docs_are_the_kept_numbers(tables):
+    for page in tables.PAGES:
+        text = (ROOT / page).read_text()
+        assert tables.MARK.search(text), page
+        assert tables.rewritten(text) == text, f"python benchmarks/tables.py rewrites {page}"
+
+
+def test_kept_numbers_are_small():
+    sizes = [path.stat().st_size for path in (ROOT / "docs/results").iterdir()]
+    assert sum(sizes) <= 200_000
+
+
+def test_variants_are_level_if_their_seeds_overlap(tables):
+    assert tables.finding([1, 2], [2, 3], more=True) == "level"
+    assert tables.finding([3, 4], [1, 2], more=True) == "better"
+    assert tables.finding([3, 4], [1, 2], more=False) == "worse"
+    assert tables.finding([1, 2], [3, 4], more=True) == "worse"
+    assert tables.finding([1, 4], [2, 3], more=True) == "level"
+
+
+def test_a_mark_is_followed_by_its_table_alone(tables, monkeypatch):
+    lzn = {"setting": [], "metrics": {"fd_features": [1.0, 2.0]}}
+    flow = {"setting": [], "metrics": {"fd_features": [4.0, 6.0]}}
+    found = {"commit": "a", "seeds": [10, 11], "variants": {"LZN": lzn, "RF": flow}}
+    monkeypatch.setattr(tables, "read", lambda name: found)
+    text = "a\n\n<!-- results one_gen two_gen -->\n\n| old |\n| 1 |\n\nb\n"
+    row = "| fd_features | 1.50 ± 0.71 | 5.00 ± 1.41 | better |\n"
+    head = "| config | metric | LZN | baseline | LZN is |\n|---|---|---|---|---|\n"
+    table = f"{head}| `one_gen` {row}| `two_gen` {row}"
+    assert tables.rewritten(text) == f"a\n\n<!-- results one_gen two_gen -->\n\n{table}\nb\n"
+
+
+def test_arms_of_a_study_try_equally_many_settings(choose):
+    for name, study in choose.GRIDS.items():
+        arms = list(study.arms.values())
+        assert len({len(rows) for rows in arms}) == 1, name
+        assert len(set(arms[0])) == len(arms[0]) <= 12, name
+        assert any("data.validation=" in field for field in study.split), name
+
+
+def test_the_best_setting_has_the_lowest_mean_rank(choose, monkeypatch, tmp_path):
+    """Accuracies 1, 2, 3 and distances 5, 4, 6: ranks 3, 2, 1 and 2, 1, 3."""
+    settings = [("a",), ("b",), ("c",)]
+    study = choose.Study(("data.validation=9",), choose.JOINT, {"LZN": settings})
+    monkeypatch.setitem(choose.GRIDS, "toy", study)
+    numbers = {"a": (1, 5), "b": (2, 4), "c": (3, 6)}
+    trained = []
+
+    def run(config, workdir, flags):
+        trained.append((config, workdir.name, *flags))
+        accuracy, distance = numbers[flags[-1]]
+        offset = 10 * int(flags[0].removeprefix("seed="))
+        return {"test_accuracy": accuracy + offset, "fd_features": distance + offset}
+
+    monkeypatch.setattr(choose.evidence, "run", run)
+    rows = choose.choose("toy", tmp_path, 2)["LZN"]
+    assert [row["setting"] for row in rows] == [["b"], ["c"], ["a"]]
+    assert [row["mean_rank"] for row in rows] == [1.5, 2.0, 2.5]
+    assert rows[0]["metrics"] == {"test_accuracy": [2, 12], "fd_features": [4, 14]}
+    first = ("configs/toy.py", "LZN_0_seed0", "seed=0", "data.validation=9", "a")
+    assert len(trained) == 6 and first in trained
+    json.dumps(rows)
