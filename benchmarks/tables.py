@@ -59,6 +59,7 @@ BASELINES = {
     "RF": "rectified flow without latents",
     "SimCLR": "SimCLR",
     "InfoNCE": "InfoNCE for the encoders",
+    "no_generation": "classification alone",
 }
 
 
@@ -82,26 +83,28 @@ def finding(own: Sequence[float], other: Sequence[float], *, more: bool) -> str:
 
 
 def compared(name: str, metrics: Sequence[str]) -> list[list[str]]:
-    """Rows of a study: metric, LZN, baseline, finding."""
+    """Rows of a study: metric, LZN, the first baseline that has the metric, its result, finding."""
     variants = {variant: row["metrics"] for variant, row in read(name)["variants"].items()}
-    baseline: Mapping[str, Sequence[float]] = next(
-        (variants[each] for each in BASELINES if each in variants), {}
-    )
     rows = []
     for key in metrics:
-        own, other, metric = variants["LZN"].get(key), baseline.get(key), METRICS[key]
-        if own is None:
+        metric = METRICS[key]
+        if key not in variants["LZN"]:
             continue
-        cells = ["-", "-"]
-        if other is not None:
-            cells = [number(other, metric.decimals), finding(own, other, more=metric.more)]
-        rows.append([metric.name, number(own, metric.decimals), *cells])
+        own: Sequence[float] = variants["LZN"][key]
+        row = [metric.name, number(own, metric.decimals)]
+        baseline = next((each for each in BASELINES if key in variants.get(each, ())), None)
+        if baseline is None:
+            rows.append([*row, "-", "-", "-"])
+        else:
+            other = variants[baseline][key]
+            found = finding(own, other, more=metric.more)
+            rows.append([*row, BASELINES[baseline], number(other, metric.decimals), found])
     return rows
 
 
 def summary(names: Sequence[str]) -> list[list[str]]:
     """Table of several studies."""
-    rows = [["config", "metric", "LZN", "baseline", "LZN is"]]
+    rows = [["config", "metric", "LZN", "baseline", "its result", "LZN is"]]
     for name in names:
         for row in compared(name, SUMMARY[name.rpartition("_")[2]]):
             rows.append([f"`{name}`", *row])

@@ -47,10 +47,26 @@ def test_a_mark_is_followed_by_its_table_alone(tables, monkeypatch):
     found = {"commit": "a", "seeds": [10, 11], "variants": {"LZN": lzn, "RF": flow}}
     monkeypatch.setattr(tables, "read", lambda name: found)
     text = "a\n\n<!-- results one_gen two_gen -->\n\n| old |\n| 1 |\n\nb\n"
-    row = "| fd_features | 1.50 ± 0.71 | 5.00 ± 1.41 | better |\n"
-    head = "| config | metric | LZN | baseline | LZN is |\n|---|---|---|---|---|\n"
+    row = "| fd_features | 1.50 ± 0.71 | rectified flow without latents | 5.00 ± 1.41 | better |\n"
+    head = "| config | metric | LZN | baseline | its result | LZN is |\n|---|---|---|---|---|---|\n"
     table = f"{head}| `one_gen` {row}| `two_gen` {row}"
     assert tables.rewritten(text) == f"a\n\n<!-- results one_gen two_gen -->\n\n{table}\nb\n"
+
+
+def test_a_metric_has_the_first_baseline_that_measures_it(tables, monkeypatch):
+    variants = {
+        "no_generation": {"test_accuracy": [0.5, 0.7], "fd_features": [0.0, 0.0]},
+        "RF": {"fd_features": [2.0, 3.0]},
+        "LZN": {"test_accuracy": [0.8, 0.9], "fd_features": [1.0, 2.0], "recall": [0.1]},
+    }
+    found = {"variants": {name: {"metrics": row} for name, row in variants.items()}}
+    monkeypatch.setattr(tables, "read", lambda name: found)
+    rows = tables.compared("toy", ["test_accuracy", "fd_features", "recall", "precision"])
+    assert [row[2:] for row in rows] == [
+        ["classification alone", "0.600 ± 0.141", "better"],
+        ["rectified flow without latents", "2.50 ± 0.71", "level"],
+        ["-", "-", "-"],
+    ]
 
 
 def test_arms_of_a_study_try_equally_many_settings(choose):
@@ -81,5 +97,6 @@ def test_the_best_setting_has_the_lowest_mean_rank(choose, monkeypatch, tmp_path
     assert [row["mean_rank"] for row in rows] == [1.5, 2.0, 2.5]
     assert rows[0]["metrics"] == {"test_accuracy": [2, 12], "fd_features": [4, 14]}
     first = ("configs/toy.py", "LZN_0_seed0", "seed=0", "data.validation=9", "a")
-    assert len(trained) == 6 and first in trained
+    assert len(trained) == 6
+    assert first in trained
     json.dumps(rows)
