@@ -149,10 +149,12 @@ def ranked(
     """The settings of an arm, in the order of the mean rank of their mean metrics."""
     rows: list[dict[str, Any]] = []
     for number, setting in enumerate(study.arms[arm]):
-        metrics = {m: [found[arm, number, seed][m] for seed in SEEDS] for m in study.metrics}
+        runs = [found[arm, number, seed] for seed in SEEDS]
+        metrics = {m: [run[m] for run in runs] for m in study.metrics if m in runs[0]}
         rows.append({"setting": list(setting), "metrics": metrics})
-    means = np.array([[np.mean(row["metrics"][m]) for m in study.metrics] for row in rows])
-    ranks = rankdata(-means * list(study.metrics.values()), axis=0).mean(axis=1)
+    signs = [study.metrics[m] for m in rows[0]["metrics"]]  # RF does not classify
+    means = np.array([[np.mean(values) for values in row["metrics"].values()] for row in rows])
+    ranks = rankdata(-means * signs, axis=0).mean(axis=1)
     for row, rank in zip(rows, ranks, strict=True):
         row["mean_rank"] = float(rank)
     return sorted(rows, key=lambda row: row["mean_rank"])
@@ -175,7 +177,10 @@ def main() -> None:
     files.write_json(evidence.ROOT / f"docs/results/{name}_choice.json", found)
     for arm, rows in found["arms"].items():
         cells = [
-            [" ".join(row["setting"]), *(evidence.cell(v) for v in row["metrics"].values())]
+            [
+                " ".join(row["setting"]),
+                *(evidence.cell(row["metrics"].get(m, [])) for m in GRIDS[name].metrics),
+            ]
             for row in rows
         ]
         print(f"\n{arm}, {' '.join(GRIDS[name].split)}")

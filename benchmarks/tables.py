@@ -128,14 +128,14 @@ def whole(name: str) -> list[list[str]]:
 
 def choices(name: str) -> list[list[str]]:
     """Table of all settings that were compared for a config and its baseline, best first."""
-    rows: list[list[str]] = []
-    for arm, settings in read(f"{name}_choice")["arms"].items():
+    arms: Mapping[str, Any] = read(f"{name}_choice")["arms"]
+    metrics = [key for key in METRICS if any(key in s[0]["metrics"] for s in arms.values())]
+    rows = [["", "setting", *(METRICS[key].name for key in metrics), "mean rank"]]
+    for arm, settings in arms.items():
         for row in settings:
-            metrics: Mapping[str, Sequence[float]] = row["metrics"]
-            rows = rows or [["", "setting", *(METRICS[key].name for key in metrics), "mean rank"]]
             cells = [
-                ", ".join(f"{value:.{METRICS[key].decimals}f}" for value in values)
-                for key, values in metrics.items()
+                ", ".join(f"{v:.{METRICS[key].decimals}f}" for v in row["metrics"].get(key, ()))
+                for key in metrics
             ]
             setting = " ".join(f"`{each}`" for each in row["setting"])
             rows.append([arm, setting, *cells, f"{row['mean_rank']:g}"])
