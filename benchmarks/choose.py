@@ -54,9 +54,14 @@ GRIDS = {
         DIGITS,
         JOINT,
         {
-            "LZN": grid({ALPHA: (0.2, 0.45, 0.7, 1.0), FORM: ("log", "prob")}),
+            "LZN": grid({ALPHA: (0.2, 0.45, 0.7, 1.0), FORM: ("log", "prob")})
+            + grid({DECODER: (6e-3, 1.2e-2), ALPHA: (0.2, 0.45)}),
             "RF": grid(
-                {DECODER: (1e-3, 2e-3, 3e-3, 6e-3), "training.ema_decay": (0.99, 0.998)}, RF
+                {
+                    DECODER: (1e-3, 2e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2),
+                    "training.ema_decay": (0.99, 0.998),
+                },
+                RF,
             ),
         },
     ),
