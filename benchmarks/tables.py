@@ -2,14 +2,15 @@
 
     python benchmarks/tables.py
 
-Rewrites each table that follows `<!-- results NAME ... -->`, up to the next empty line: a summary
-of several studies, or all numbers of one. `evidence.py --keep` and `choose.py` write the numbers.
-A difference is "level" if the ranges of the seeds overlap.
+Rewrites each table that follows `<!-- results KIND NAME ... -->`, up to the next empty line: a
+`summary` of several studies, the `whole` of one, or the `choice` of its settings. The numbers are
+written by `evidence.py --keep` and `choose.py`. A difference is "level" if the ranges of the seeds
+overlap.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ def compared(name: str, metrics: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def summary(names: Sequence[str]) -> list[list[str]]:
+def summary(*names: str) -> list[list[str]]:
     """Table of several studies."""
     rows = [["config", "metric", "LZN", "baseline", "its result", "LZN is"]]
     for name in names:
@@ -142,6 +143,13 @@ def choices(name: str) -> list[list[str]]:
     return rows
 
 
+TABLES: Mapping[str, Callable[..., list[list[str]]]] = {
+    "summary": summary,
+    "whole": whole,
+    "choice": choices,
+}
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
@@ -151,12 +159,8 @@ def rewritten(text: str) -> str:
     """A page with the tables of today's numbers."""
 
     def table(match: re.Match[str]) -> str:
-        names = match[2].split()
-        if names[0] == "choice":
-            rows = choices(names[1])
-        else:
-            rows = whole(names[0]) if len(names) == 1 else summary(names)
-        return match[1] + markdown(rows)
+        kind, *names = match[2].split()
+        return match[1] + markdown(TABLES[kind](*names))
 
     return MARK.sub(table, text)
 

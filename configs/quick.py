@@ -34,14 +34,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.update(num_res_blocks=1, patch_size=2, set_loss="drift", set_weight=0.5)
 
     config.training.batch_size = 64  # more updates in equal time than 128
-    config.training.num_steps = 4000
+    config.training.num_steps = 3000
     config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 6e-3  # 2e-3 learns colours later
     config.training.learning_rate.label_anchors = 2e-3
     config.training.ema_decay = 0.99  # averages over the last 100 updates
-    config.checkpoint.every_steps = 400  # samples of each tenth can be drawn
+    config.checkpoint.every_steps = 300  # samples of each tenth can be drawn
     config.checkpoint.keep = 10
-    config.evaluation.every_steps = 4000
+    config.evaluation.every_steps = 3000
     config.evaluation.num_samples = 2000
     config.evaluation.noise_scales = ()
     return config

@@ -46,11 +46,11 @@ def test_a_mark_is_followed_by_its_table_alone(tables, monkeypatch):
     flow = {"setting": [], "metrics": {"fd_features": [4.0, 6.0]}}
     found = {"commit": "a", "seeds": [10, 11], "variants": {"LZN": lzn, "RF": flow}}
     monkeypatch.setattr(tables, "read", lambda name: found)
-    text = "a\n\n<!-- results one_gen two_gen -->\n\n| old |\n| 1 |\n\nb\n"
+    mark = "a\n\n<!-- results summary one_gen two_gen -->\n\n"
     row = "| fd_features | 1.50 ± 0.71 | rectified flow without latents | 5.00 ± 1.41 | better |\n"
     head = "| config | metric | LZN | baseline | its result | LZN is |\n|---|---|---|---|---|---|\n"
     table = f"{head}| `one_gen` {row}| `two_gen` {row}"
-    assert tables.rewritten(text) == f"a\n\n<!-- results one_gen two_gen -->\n\n{table}\nb\n"
+    assert tables.rewritten(f"{mark}| old |\n| 1 |\n\nb\n") == f"{mark}{table}\nb\n"
 
 
 def test_a_metric_has_the_first_baseline_that_measures_it(tables, monkeypatch):
@@ -100,3 +100,18 @@ def test_the_best_setting_has_the_lowest_mean_rank(choose, monkeypatch, tmp_path
     assert len(trained) == 6
     assert first in trained
     json.dumps(rows)
+
+
+def test_an_arm_is_ranked_by_the_metrics_that_it_has(choose, tables, monkeypatch):
+    study = choose.Study((), choose.JOINT, {"LZN": [("a",)], "RF": [("b",), ("c",)]})
+    accurate = {"test_accuracy": 0.9, "fd_features": 1.0}
+    found = {("LZN", 0, seed): accurate for seed in choose.SEEDS}
+    found |= {("RF", i, s): {"fd_features": 3.0 - i} for i in (0, 1) for s in choose.SEEDS}
+    arms = {arm: choose.ranked(study, arm, found) for arm in study.arms}
+    monkeypatch.setattr(tables, "read", lambda name: {"arms": arms})
+    assert tables.choices("toy") == [
+        ["", "setting", "test accuracy", "fd_features", "mean rank"],
+        ["LZN", "`a`", "0.900, 0.900", "1.00, 1.00", "1"],
+        ["RF", "`c`", "", "2.00, 2.00", "1"],
+        ["RF", "`b`", "", "3.00, 3.00", "2"],
+    ]
