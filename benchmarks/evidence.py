@@ -265,12 +265,20 @@ def cell(values: list[float]) -> str:
     return f"{np.mean(values):.4f}{spread} ({each})"
 
 
+def best_baselines(name: str) -> dict[str, list[str]]:
+    """The setting of each baseline that `choose.py` found to be best. LZN's is the config."""
+    path = ROOT / f"docs/results/{name}_choice.json"
+    arms = json.loads(path.read_text())["arms"] if path.exists() else {}
+    return {arm: rows[0]["setting"] for arm, rows in arms.items() if arm != "LZN"}
+
+
 class Table:
     def __init__(
         self, name: str, folder: Path, seeds: Sequence[int], flags: Sequence[str] = ()
     ) -> None:
         self.config, self.folder, self.seeds = f"configs/{name}.py", folder, seeds
-        self.variants, self._flags = VARIANTS[name.rpartition("_")[2]], flags
+        self.variants = VARIANTS[name.rpartition("_")[2]] | best_baselines(name)
+        self._flags = flags
 
     def workdir(self, name: str, seed: int) -> Path:
         return self.folder / f"{name}_seed{seed}"

@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Alignment of image latents with label zones, in the form "log" where the paper uses "prob".
     # Latents are near the zone's centre. At the paper's 1, the zone's border dominates the loss.
-    config.alignment.noise_scale = 0.45
+    config.alignment.noise_scale = 0.2
     config.alignment.solver = "adams"
     config.alignment.num_steps = 10
     config.alignment.cutoff = 0.6  # for this solver; 0.2 for Euler (docs/appendix.md)

@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Twice the evaluations of digits_joint, because a latent must match one of 90 captions.
     config.latent.num_steps = 20
+    config.alignment.noise_scale = 0.45
     # With that many zones the gradient of a sharper flow is 100 times as large (docs/appendix.md).
     config.alignment.solver = "euler"
     config.alignment.num_steps = 20

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lzn_jax import configuration
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,6 +28,14 @@ def test_tables_of_docs_are_the_kept_numbers(tables):
         text = (ROOT / page).read_text()
         assert tables.MARK.search(text), page
         assert tables.rewritten(text) == text, f"python benchmarks/tables.py rewrites {page}"
+
+
+@pytest.mark.parametrize("path", (ROOT / "docs/results").glob("*_choice.json"))
+def test_a_config_has_the_best_setting(path):
+    config = f"configs/{path.stem.removesuffix('_choice')}.py"
+    (best, *_) = json.loads(path.read_text())["arms"]["LZN"]
+    fields = configuration.load(config, best["setting"]).to_dict()
+    assert fields == configuration.load(config).to_dict(), best["setting"]
 
 
 def test_kept_numbers_are_small():

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.property = {"column": "slant", "scale": 0.2, "step": 0.05, "context_size": 1437}
     config.property.sources = ("property", "image")
 
+    config.alignment.noise_scale = 0.45
     config.alignment.solver = "euler"  # as in digits_text, because there are many zones
     config.alignment.num_steps = 20
     config.alignment.cutoff = 0.2
