@@ -4,8 +4,8 @@
 line for each loss:
 
     zones of image, label; latents by 10 steps of adams
-    image decoder <- latent of image (α 1), condition label                   weight 1
-    image -> zone of label, α 0.45, form log, 10 steps of adams, cut-off 0.6  weight 1
+    image decoder <- latent of image (α 1), condition label                  weight 1
+    image -> zone of label, α 0.2, form log, 10 steps of adams, cut-off 0.6  weight 1
 """
 
 import functools

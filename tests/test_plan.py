@@ -11,8 +11,8 @@ from lzn_jax.run import devices
 PLANS = {
     ("digits_joint",): """
 zones of image, label; latents by 10 steps of adams
-image decoder <- latent of image (α 1), condition label                   weight 1
-image -> zone of label, α 0.45, form log, 10 steps of adams, cut-off 0.6  weight 1""",
+image decoder <- latent of image (α 1), condition label                  weight 1
+image -> zone of label, α 0.2, form log, 10 steps of adams, cut-off 0.6  weight 1""",
     (
         "digits_text",
         "training.queries=4",

@@ -30,7 +30,7 @@ def test_tables_of_docs_are_the_kept_numbers(tables):
         assert tables.rewritten(text) == text, f"python benchmarks/tables.py rewrites {page}"
 
 
-@pytest.mark.parametrize("path", (ROOT / "docs/results").glob("*_choice.json"))
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*_choice.json")))
 def test_a_config_has_the_best_setting(path):
     config = f"configs/{path.stem.removesuffix('_choice')}.py"
     (best, *_) = json.loads(path.read_text())["arms"]["LZN"]
