@@ -54,30 +54,10 @@ RF = ["latent.enabled=False"]
 MEAN_FLOW = ["decoder.name=mean_ncsnpp", "sampling.num_steps=1"]
 EULER = ["alignment.num_steps=20", "alignment.cutoff=0.2"]
 LATENTS_BY_EULER = ["latent.solver=euler", "latent.num_steps=20"]
-WHOLE_ZONES = ["alignment.noise_scale=1.0"]
 PROB = ["alignment.form=prob"]
 ADAMS = ["alignment.solver=adams", "alignment.cutoff=0.6"]
 ALIGNED = ["alignments=('image:label',)"]
 CONDITION = ["decoder.condition=label"]
-# The networks of digits_joint in its first version, trained for as long as they were.
-NCSNPP = [
-    "encoder.name=ncsnpp",
-    "encoder.features=16",
-    "encoder.channel_multipliers=(1,2)",
-    "encoder.num_res_blocks=1",
-    "encoder.tap_channels=8",
-    "encoder.tap_units=64",
-    "decoder.name=ncsnpp",
-    "decoder.features=16",
-    "decoder.channel_multipliers=(1,2)",
-    "decoder.num_res_blocks=1",
-    "training.learning_rate.encoder=1e-3",
-    "training.learning_rate.decoder=2e-3",
-    "training.learning_rate.label_anchors=1e-3",
-    "training.batch_size=256",
-    "training.num_steps=1000",
-    "training.ema_decay=0.99",
-]
 INFONCE = ["objective=infonce"]
 
 
@@ -106,13 +86,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "joint": {
         "LZN": [],
         "RF": RF,  # the rectified flow without latents
-        "ncsnpp": NCSNPP,
         "no_generation": ["training.generation_weight=0.0"],  # the classifier alone
-        "alpha_1": WHOLE_ZONES,
-        "alpha_0": ["alignment.noise_scale=0.0"],
-        "prob": PROB,
-        "paper": [*WHOLE_ZONES, *PROB],
-        "euler": [*LATENTS_BY_EULER, "alignment.solver=euler", *EULER],
         **SHARPNESS,
     },
     "gen": {

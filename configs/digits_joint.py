@@ -33,8 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.alignment.cutoff = 0.6  # for this solver; 0.2 for Euler (docs/appendix.md)
 
     # Image encoder (image -> anchor) and decoder (noisy image, time, latent, label -> velocity).
-    # NCSN++ takes longer, classifies better and makes better samples: variant `ncsnpp` of
-    # benchmarks/evidence.py.
+    # The networks of cifar10_joint, NCSN++, make better samples but take longer.
     config.encoder.name = "mlp"
     config.encoder.features = 256
     config.decoder.name = "mlp"
