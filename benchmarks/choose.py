@@ -93,9 +93,10 @@ GRIDS = {
         (*DIGITS, "evaluation.every_steps=600"),
         PROBE,
         {
-            "LZN": grid({"latent.noise_scale": (0.1, 0.2, 0.45), ENCODER: (1e-3, 2e-3)}),
+            "LZN": grid({"latent.noise_scale": (0.1, 0.2, 0.45), ENCODER: (1e-3, 2e-3, 4e-3)}),
             "SimCLR": grid(
-                {"simclr.temperature": (0.1, 0.2, 0.4), ENCODER: (1e-3, 2e-3)}, "objective=simclr"
+                {"simclr.temperature": (0.1, 0.2, 0.4), ENCODER: (1e-3, 2e-3, 4e-3)},
+                "objective=simclr",
             ),
         },
     ),
