@@ -121,9 +121,9 @@ GRIDS = {
         },
     ),
     "digits_alone": Study(
-        DIGITS,
+        (*DIGITS, "training.batch_size=1024"),  # of 1150 images; the config's are 1280 of 1437
         GENERATION,
-        {"LZN": grid({"decoder.set_weight": (0.25, 0.5, 1.0), DIM: (8, 16)})},
+        {"LZN": grid({"decoder.set_weight": (0.25, 0.5, 1.0), DIM: (4, 8, 16)})},
     ),
     "fashion_alone": Study(
         (*CLOTHES, "training.num_steps=500", "evaluation.every_steps=500"),
