@@ -6,8 +6,8 @@ of appendix G.
     python -m lzn_jax.main --config=configs/quick.py --config.data.path=DIR
 
 DIR is a folder of images, or of a folder for each class; --config.data.name=fashion for clothes.
-Expected: docs/own_images.md. Settings were chosen on validation images. Cost: nine to ten
-minutes on one CPU core.
+Expected: docs/own_images.md. Settings were chosen on validation images. Cost: six to
+thirteen minutes on one CPU core.
 """
 
 import ml_collections
