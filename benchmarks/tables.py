@@ -41,10 +41,10 @@ METRICS = {
     "nearest_ratio": Metric("nearest_ratio", 3, True),
     "linear_probe_top1": Metric("linear probe, backbone", 3, True),
     "linear_probe_top1_head": Metric("linear probe, head", 3, True),
-    "linear_probe_top1_latent": Metric("linear probe, latent, α = 0", 3, True),
+    "linear_probe_top1_latent_centre": Metric("linear probe, latent, α = 0", 3, True),
     "knn_top1": Metric("neighbours, backbone", 3, True),
     "knn_top1_head": Metric("neighbours, head", 3, True),
-    "knn_top1_latent": Metric("neighbours, latent, α = 0", 3, True),
+    "knn_top1_latent_centre": Metric("neighbours, latent, α = 0", 3, True),
     "image_to_text_exact": Metric("image to text, whole caption", 3, True),
     "text_to_image_exact": Metric("text to image, whole caption", 3, True),
 }
@@ -61,6 +61,8 @@ BASELINES = {
     "SimCLR": "SimCLR",
     "InfoNCE": "InfoNCE for the encoders",
     "no_generation": "classification alone",
+    "untrained": "untrained network",
+    "pixels": "raw pixels",
 }
 
 
