@@ -169,7 +169,7 @@ KEPT = (
     "recall",
     "reconstruction_l2",
     "nearest_ratio",
-    *(f"{name}{end}" for name in (PROBE, "knn_top1") for end in ("", "_head", "_latent")),
+    *(f"{name}{end}" for name in (PROBE, "knn_top1") for end in ("", "_head", "_latent_centre")),
     "image_to_text_exact",
     "text_to_image_exact",
     "seconds",

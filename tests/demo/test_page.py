@@ -167,7 +167,9 @@ def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_p
     assert made.count() == 8
     assert person.page.locator(".error:visible").count() == 0
     assert "Traceback" not in person.page.locator("body").inner_text()
-    assert "Traceback" not in server[1].read_text()
+    # A browser that closes while it uploads a drawing makes gradio log an error.
+    errors = server[1].read_text().split("Traceback (most recent call last)")[1:]
+    assert all("ClientDisconnect" in error for error in errors)
     assert person.faults == []
 
 
