@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.features = 256
     config.decoder.num_blocks = 4
     config.decoder.set_loss = "drift"
-    config.decoder.set_weight = 0.5
+    config.decoder.set_weight = 1.0
 
     # A batch of nearly all training images cuts the zones. A fifth of it is decoded.
     config.training.batch_size = 1280
