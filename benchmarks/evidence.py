@@ -172,6 +172,8 @@ KEPT = (
     *(f"{name}{end}" for name in (PROBE, "knn_top1") for end in ("", "_head", "_latent_centre")),
     "image_to_text_exact",
     "text_to_image_exact",
+    "retrieval_image_to_text_r1",
+    "retrieval_text_to_image_r1",
     "seconds",
 )
 

@@ -47,13 +47,15 @@ METRICS = {
     "knn_top1_latent_centre": Metric("neighbours, latent, α = 0", 3, True),
     "image_to_text_exact": Metric("image to text, whole caption", 3, True),
     "text_to_image_exact": Metric("text to image, whole caption", 3, True),
+    "retrieval_image_to_text_r1": Metric("image to text, recall at 1", 3, True),
+    "retrieval_text_to_image_r1": Metric("text to image, recall at 1", 3, True),
 }
 # What README shows of a study, by the ending of its name.
 SUMMARY = {
     "joint": ("test_accuracy", "fd_features"),
     "gen": ("fd_features", "reconstruction_l2"),
     "repr": ("linear_probe_top1",),
-    "text": ("image_to_text_exact", "text_to_image_exact"),
+    "text": ("retrieval_image_to_text_r1", "retrieval_text_to_image_r1"),
     "alone": ("fd_features", "sample_accuracy"),
 }
 BASELINES = {
