@@ -61,7 +61,7 @@ SUMMARY = {
 BASELINES = {
     "RF": "rectified flow without latents",
     "SimCLR": "SimCLR",
-    "InfoNCE": "InfoNCE for the encoders",
+    "InfoNCE": "CLIP's loss",
     "no_generation": "classification alone",
     "untrained": "untrained network",
     "pixels": "raw pixels",
