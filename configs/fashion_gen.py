@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data.name = "fashion"  # 60,000 training and 10,000 test images
 
+    config.latent.dim = 32
     # Anchors are farther apart than for digits. With 40 steps of the paper's DPM-Solver++, latents
     # do not follow the prior that samples are drawn from (docs/results.md).
     config.latent.num_steps = 20
