@@ -474,7 +474,7 @@ def test_a_sibling_is_a_copy_that_may_be_changed():
     first.latent.dim = 7
     first.latent.another = 1
     second = configuration.sibling("configs/x.py", "digits_gen")
-    assert (second.latent.dim, "another" in second.latent) == (32, False)
+    assert (second.latent.dim, "another" in second.latent) == (64, False)
 
 
 def _delta(folder, sibling):

@@ -68,6 +68,7 @@ def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_pat
         return [{"fd_features": value} for value in values]
 
     monkeypatch.setattr(evidence, "_call", call)
+    monkeypatch.setattr(evidence, "best_baselines", lambda name: {})
     for flow in ("RF", "LZN"):
         monkeypatch.setitem(evidence.VARIANTS["gen"], flow, ["sampling.num_steps=3"])
     for name, other in {"digits": "energy_2.0", "fashion": "drift_0.5"}.items():

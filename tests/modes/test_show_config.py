@@ -35,7 +35,7 @@ def shown(capsys, *overrides):
 
 def test_each_field_is_shown_with_its_value_and_meaning(capsys):
     fields = shown(capsys)
-    assert fields["latent.dim"] == (True, "32", "latent dimension q")  # without a default
+    assert fields["latent.dim"] == (True, "64", "latent dimension q")  # without a default
     assert fields["latent.solver"] == (True, "'adams'", "solver of the encoder's flow")
     assert not fields["training.gradient_clip"][0]
     assert fields["training.schedule"] == (True, "'cosine'", "learning rate after warm-up")
