@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import evidence
 import numpy as np
 import shared
+import tables
 from scipy.stats import rankdata
 
 from lzn_jax import files
@@ -35,20 +36,21 @@ def grid(fields: Mapping[str, Iterable[Any]], *common: str) -> list[Setting]:
 
 
 class Study(NamedTuple):
-    """Split, metrics with the sign of what is better, and settings by arm."""
+    """Split, metrics by their names in `tables.METRICS`, and settings by arm."""
 
     split: tuple[str, ...]
-    metrics: Mapping[str, int]
+    metrics: tuple[str, ...]
     arms: Mapping[str, list[Setting]]
 
 
-GENERATION = {"fd_features": -1}
-# fd_features alone rewards copies of training images.
-ALONE = {"fd_features": -1, "nearest_ratio": 1}
-JOINT = {"test_accuracy": 1, "fd_features": -1}
-CAPTIONS = ("image_to_text_exact", "text_to_image_exact")
-RETRIEVAL = ("retrieval_image_to_text_r1", "retrieval_text_to_image_r1")
-PROBE = {"linear_probe_top1": 1}
+GENERATION = ("fd_features",)
+ALONE = ("fd_features", "nearest_ratio")  # the first alone rewards copies of training images
+JOINT = ("test_accuracy", "fd_features")
+PROBE = ("linear_probe_top1",)
+TEXT = (
+    *("image_to_text_exact", "text_to_image_exact"),
+    *("retrieval_image_to_text_r1", "retrieval_text_to_image_r1"),  # InfoNCE trains no decoders
+)
 RF = "latent.enabled=False"
 DIGITS = ("data.validation=287",)
 # Clothes: fewer updates than the config, so that all settings take a few hours.
@@ -116,8 +118,7 @@ GRIDS = {
     ),
     "digits_text": Study(
         DIGITS,
-        # Whole captions, and retrieval, because InfoNCE trains no decoders.
-        dict.fromkeys((*CAPTIONS, *RETRIEVAL), 1),
+        TEXT,
         {
             "LZN": grid({ALPHA: (0.2, 0.45), "alignment.cutoff": (0.2, 0.5)}),
             "InfoNCE": grid(
@@ -163,7 +164,8 @@ def ranked(
         runs = [found[arm, number, seed] for seed in SEEDS]
         metrics = {m: [run[m] for run in runs] for m in study.metrics if m in runs[0]}
         rows.append({"setting": list(setting), "metrics": metrics})
-    signs = [study.metrics[m] for m in rows[0]["metrics"]]  # RF does not classify
+    # RF does not classify.
+    signs = [1 if tables.METRICS[m].more else -1 for m in rows[0]["metrics"]]
     means = np.array([[np.mean(values) for values in row["metrics"].values()] for row in rows])
     ranks = rankdata(-means * signs, axis=0).mean(axis=1)
     for row, rank in zip(rows, ranks, strict=True):

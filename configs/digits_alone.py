@@ -5,8 +5,8 @@ One evaluation of the decoder maps a latent from the prior to an image.
     python -m lzn_jax.main --config=configs/digits_alone.py
 
 Expected: fd_features 2.01 ± 0.09, recognised 0.900 ± 0.004, nearest_ratio 0.891 ± 0.005 (five
-seeds; docs/results.md). Settings were chosen on validation data. Cost: 6 to 8 minutes on one CPU
-core.
+seeds; docs/results.md). λ and dimensions were chosen on validation data. Cost: 6 to 8 minutes on
+one CPU core.
 """
 
 import ml_collections

@@ -2,8 +2,8 @@
 
     python -m lzn_jax.main --config=configs/digits_text_alone.py
 
-Expected: more images match their caption than in digits_text, and they vary far less
-(docs/alone.md). Cost: 8 minutes on one CPU core.
+Expected: images of a caption vary far less than in digits_text (docs/alone.md). Cost: 8 minutes on
+one CPU core.
 """
 
 import ml_collections

@@ -38,6 +38,22 @@ def test_a_config_has_the_best_setting(path):
     assert fields == configuration.load(config).to_dict(), best["setting"]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*_choice.json")))
+def test_kept_settings_are_the_grid_in_the_order_of_its_criteria(choose, path):
+    study = choose.GRIDS[path.stem.removesuffix("_choice")]
+    kept = json.loads(path.read_text())
+    assert tuple(kept["split"]) == study.split
+    assert list(kept["arms"]) == list(study.arms)
+    for arm, rows in kept["arms"].items():
+        of_setting = {tuple(row["setting"]): row["metrics"] for row in rows}
+        found = {
+            (arm, number, seed): {name: values[i] for name, values in of_setting[setting].items()}
+            for number, setting in enumerate(study.arms[arm])
+            for i, seed in enumerate(choose.SEEDS)
+        }
+        assert choose.ranked(study, arm, found) == rows
+
+
 def test_kept_numbers_are_small():
     sizes = [path.stat().st_size for path in (ROOT / "docs/results").iterdir()]
     assert sum(sizes) <= 200_000
