@@ -159,7 +159,6 @@ ONE_PASS = {
     "fashion": (2300, {DRIFT: "drift_0.5", ENERGY: "LZN", DRIFT_OF_MAPS: "conv_maps"}),
 }
 PROBE = "linear_probe_top1"
-KEPT = (*tables.METRICS, "seconds")  # in docs/results/
 
 
 def run(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
@@ -268,7 +267,7 @@ def keep(table: Table, results: Results) -> None:
     variants = {
         name: {
             "setting": table.variants.get(name, []),
-            "metrics": {m: [row[m] for row in rows] for m in rows[0] if m in KEPT},
+            "metrics": {m: [row[m] for row in rows] for m in rows[0] if m in tables.METRICS},
         }
         for name, rows in results.items()
     }

@@ -21,6 +21,26 @@ def test_tables_have_the_sample_standard_deviation(evidence):
     assert evidence.cell([0.25]) == "0.2500 (0.25)"
 
 
+def test_kept_numbers_are_the_metrics_of_tables_with_commit_seeds_and_settings(
+    evidence, monkeypatch, tmp_path
+):
+    (tmp_path / "docs/results").mkdir(parents=True)
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "commit", lambda: "abc")
+    table = evidence.Table("fashion_repr", tmp_path, [3, 4])
+    rows = [{"step": 9, "knn_top1": 0.5}, {"step": 9, "knn_top1": 0.75}]
+    evidence.keep(table, {"LZN": rows, "SimCLR": rows[:1], "pixels": rows[1:]})
+    assert json.loads((tmp_path / "docs/results/fashion_repr.json").read_text()) == {
+        "commit": "abc",
+        "seeds": [3, 4],
+        "variants": {
+            "LZN": {"setting": [], "metrics": {"knn_top1": [0.5, 0.75]}},
+            "SimCLR": {"setting": ["objective=simclr"], "metrics": {"knn_top1": [0.5]}},
+            "pixels": {"setting": [], "metrics": {"knn_top1": [0.75]}},
+        },
+    }
+
+
 def test_a_variant_of_evidence_is_the_command_line_with_its_flags(evidence, monkeypatch, tmp_path):
     table = evidence.Table("fashion_alone", tmp_path, range(2), ["checkpoint.every_steps=3"])
     commands = []
